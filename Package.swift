@@ -1,0 +1,71 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+/// Every Swift target of this package: language mode 6, strict memory safety, warnings are errors.
+let strict: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .strictMemorySafety(),
+    .treatAllWarnings(as: .error),
+]
+
+/// C shims are optimised in every configuration: they hold copy loops that debug test runs depend on.
+let shim: [CSetting] = [.unsafeFlags(["-O2", "-Wall", "-Wextra", "-Werror"])]
+
+let package = Package(
+    name: "ckstore",
+    products: [
+        .executable(name: "ckstore", targets: ["ckstore"]),
+        .library(name: "CheckpointStore", targets: ["CheckpointStore"]),
+        .library(name: "CKStoreC", type: .dynamic, targets: ["CKStoreC"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-system", from: "1.8.1"),
+        .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
+    ],
+    targets: [
+        // The C boundary: shims of ours, and the system libraries.
+        .target(name: "CLinux", cSettings: shim),
+        .systemLibrary(name: "CPMem", pkgConfig: "libpmem", providers: [.apt(["libpmem-dev"])]),
+        .systemLibrary(name: "CLZ4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
+        .systemLibrary(name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
+        .systemLibrary(name: "CBlkid", pkgConfig: "blkid", providers: [.apt(["libblkid-dev"])]),
+
+        // Layers, lowest first; imports point only downward.
+        .target(name: "Units", swiftSettings: strict),
+        .target(
+            name: "Media",
+            dependencies: ["Units", "CLinux", "CPMem", "CBlkid", .product(name: "SystemPackage", package: "swift-system")],
+            swiftSettings: strict),
+        .target(name: "PageCodec", dependencies: ["Units", "CLZ4", "CXXHash", "CLinux"], swiftSettings: strict),
+        .target(name: "StoreFormat", dependencies: ["Units", "PageCodec"], swiftSettings: strict),
+        .target(
+            name: "CheckpointStore", dependencies: ["Units", "Media", "PageCodec", "StoreFormat", "CLinux"],
+            swiftSettings: strict),
+        .target(name: "CKStoreC", dependencies: ["CheckpointStore", "Media", "Units"], swiftSettings: strict),
+        .executableTarget(
+            name: "ckstore",
+            dependencies: [
+                "CheckpointStore", "Media", "Units", "PageCodec", "StoreFormat", "CLinux",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Histogram", package: "hdrhistogram-swift"),
+            ],
+            swiftSettings: strict),
+
+        // The fault-injecting medium and the deterministic simulator that the tests run on.
+        .target(
+            name: "FaultHarness", dependencies: ["Units", "Media"], path: "Tests/FaultHarness", swiftSettings: strict),
+
+        .testTarget(name: "MediaTests", dependencies: ["Media", "Units"], swiftSettings: strict),
+        .testTarget(
+            name: "StoreFormatTests", dependencies: ["StoreFormat", "PageCodec", "Units"], swiftSettings: strict),
+        .testTarget(
+            name: "CheckpointStoreTests", dependencies: ["CheckpointStore", "FaultHarness", "Media", "Units"],
+            swiftSettings: strict),
+        .testTarget(
+            name: "CrashTests", dependencies: ["CheckpointStore", "FaultHarness", "Media", "Units"],
+            swiftSettings: strict),
+        .testTarget(
+            name: "CommandLineTests", dependencies: ["CheckpointStore", "Media", "Units"], swiftSettings: strict),
+    ]
+)

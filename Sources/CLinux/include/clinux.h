@@ -1,0 +1,1 @@
+/* Shims over Linux that Swift cannot express. */
