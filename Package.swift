@@ -26,6 +26,7 @@ let package = Package(
     targets: [
         // The C boundary: shims of ours, and the system libraries.
         .target(name: "CLinux", cSettings: shim),
+        .target(name: "CPageCodec", cSettings: shim),
         .systemLibrary(name: "CPMem", pkgConfig: "libpmem", providers: [.apt(["libpmem-dev"])]),
         .systemLibrary(name: "CLZ4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
         .systemLibrary(name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
@@ -37,7 +38,7 @@ let package = Package(
             name: "Media",
             dependencies: ["Units", "CLinux", "CPMem", "CBlkid", .product(name: "SystemPackage", package: "swift-system")],
             swiftSettings: strict),
-        .target(name: "PageCodec", dependencies: ["Units", "CLZ4", "CXXHash", "CLinux"], swiftSettings: strict),
+        .target(name: "PageCodec", dependencies: ["Units", "CLZ4", "CXXHash", "CPageCodec"], swiftSettings: strict),
         .target(name: "StoreFormat", dependencies: ["Units", "PageCodec"], swiftSettings: strict),
         .target(
             name: "CheckpointStore", dependencies: ["Units", "Media", "PageCodec", "StoreFormat", "CLinux"],
