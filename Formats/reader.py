@@ -1,0 +1,477 @@
+#!/usr/bin/python3
+"""Independent reader for ckstore stores, written from FORMAT.md alone.
+
+    reader.py info    STORE
+    reader.py list    STORE [--json]
+    reader.py restore STORE CHECKPOINT REGION OUT    (OUT "-": standard output)
+    reader.py verify  STORE [--json]
+    reader.py dump    STORE [--segment N]
+
+Option --generation N opens an older generation, even of a store whose newest slots were lost.
+CHECKPOINT is a name, or an id as 16 hex digits. Exit codes: 0 ok, 1 failure, 2 usage,
+3 corrupt / unsupported / not a store, 5 not found.
+
+It only ever reads the store and takes no locks, so it must not be used on a store that is being
+written to. The format itself is in ckstore.py beside this file.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import struct
+import sys
+import tempfile
+import time
+from typing import NamedTuple, Optional
+
+from ckstore import (HEADER, KINDS, NEVER_USED, NOWHERE, PAGE, SEGMENT_HEADER_LENGTH, SLOTS, SPAN, Checkpoint, Corrupt,
+                     Medium, NotFound, Pointer, Region, Store, StoreError, SuperblockLost, p128, parse_pointer,
+                     printable)
+
+CLASSES = {0: "-", 1: "runs", 2: "index", 3: "catalog"}
+
+
+def timestamp(nanoseconds: int) -> str:
+    try:
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(nanoseconds // 10 ** 9))
+    except (OverflowError, ValueError, OSError):
+        return f"{nanoseconds} ns"
+
+
+# ---------------------------------------------------------------- info, list, restore, dump
+
+def info(store: Store, _) -> int:
+    slot = store.slot
+    rows = [
+        ("store", slot.uuid), ("format version", slot.version),
+        ("generation", f"{slot.generation}" + (f" (poisoned, repeats {slot.base_generation})" if slot.kind == 2 else "")),
+        ("generations in the rings", ", ".join(map(str, sorted(
+            {s.generation for ring in store.slots for s in ring if s.valid})))),
+        ("committed", timestamp(slot.commit_time)),
+        ("checkpoints", slot.checkpoint_count),
+        ("segments", f"{slot.used_segments} used of {slot.segment_count}, {slot.segment_size} bytes each"),
+        ("commit unit", slot.commit_unit), ("erase unit", slot.erase_unit or "unknown"),
+        ("ring B at", slot.twin_offset), ("segments at", slot.data_offset),
+        ("catalog segment", "none" if slot.catalog_segment == NOWHERE else slot.catalog_segment),
+        ("reserve", f"{slot.reserve_segments} segments")]
+    for mask, bits, title in ((1, slot.incompatible, "incompatible features"),
+                              (2, slot.read_only_compatible, "read-only compatible features"),
+                              (3, slot.compatible, "compatible features")):
+        rows.append((title, ", ".join(printable(name) for _, name in slot.features(mask, bits)) or "none"))
+    for title, value in rows:
+        print(f"{title + ':':32}{value}")
+    return 0
+
+
+def describe(checkpoint: Checkpoint) -> dict:
+    return {"id": f"{checkpoint.id:016x}", "name": checkpoint.name,
+            "parent": f"{checkpoint.parent:016x}" if checkpoint.parent else None,
+            "createdNanoseconds": checkpoint.created, "newPages": checkpoint.new_pages,
+            "storedBytes": checkpoint.stored_bytes, "group": f"{checkpoint.group:016x}" if checkpoint.group else None,
+            "labels": checkpoint.labels,
+            "regions": [{"name": region.name, "kind": region.kind, "byteLength": region.byte_length,
+                         "storedPages": region.stored_pages, "newPages": region.new_pages}
+                        for region in checkpoint.regions]}
+
+
+def list_checkpoints(store: Store, options) -> int:
+    """All checkpoints, in the order of their names."""
+    found = sorted(store.checkpoints(), key=lambda checkpoint: checkpoint.name.encode())
+    if options.json:
+        print(json.dumps({"generation": store.slot.generation, "checkpoints": [describe(c) for c in found]}, indent=1))
+        return 0
+    names = {checkpoint.id: checkpoint.name for checkpoint in found}
+    for checkpoint in found:
+        parent = names.get(checkpoint.parent, f"{checkpoint.parent:016x} (deleted)") if checkpoint.parent else "-"
+        print(f"{printable(checkpoint.name)}  id {checkpoint.id:016x}  parent {printable(parent)}  "
+              f"created {timestamp(checkpoint.created)}")
+        for key, value in checkpoint.labels.items():
+            print(f"    label {printable(key)} = {printable(value)}")
+        for region in checkpoint.regions:
+            print(f"    {region.kind:6} {printable(region.name)}  {region.byte_length} bytes, "
+                  f"{region.stored_pages} pages stored, {region.new_pages} of them new")
+    return 0
+
+
+def restore(store: Store, options) -> int:
+    checkpoint = store.find_checkpoint(options.checkpoint)
+    region = next((region for region in checkpoint.regions if region.name == options.region), None)
+    if region is None:
+        raise NotFound(f"region {printable(options.region)} in checkpoint {printable(checkpoint.name)}")
+    if options.out == "-":
+        stream_region(store, region, sys.stdout.buffer)
+    else:
+        write_region(store, region, options.out)
+    return 0
+
+
+def stream_region(store: Store, region: Region, out) -> None:
+    at, zeros = 0, bytes(1 << 20)
+
+    def fill(end):
+        nonlocal at
+        while at < end:
+            at += out.write(zeros[:min(len(zeros), end - at)])
+    for page, data in store.read_pages(region):
+        fill(page * PAGE)
+        at += out.write(data[:region.byte_length - at])
+    fill(region.byte_length)
+    out.flush()
+
+
+def write_region(store: Store, region: Region, path: str) -> None:
+    """Writes a sparse file under a temporary name, so that no half-restored file is taken for a whole one."""
+    try:
+        fd, temporary = tempfile.mkstemp(prefix=".restore-", dir=os.path.dirname(os.path.abspath(path)))
+        try:
+            with os.fdopen(fd, "wb") as out:
+                out.truncate(region.byte_length)
+                for page, data in store.read_pages(region):
+                    out.seek(page * PAGE)
+                    out.write(data[:region.byte_length - page * PAGE])
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from None
+
+
+def dump(store: Store, options) -> int:
+    """4.3: every block of one or all segments, found without the trees."""
+    if options.segment is not None and options.segment >= store.slot.segment_count:
+        raise NotFound(f"segment {options.segment}; the store has {store.slot.segment_count}")
+    segments = range(store.slot.segment_count) if options.segment is None else [options.segment]
+    for segment in segments:
+        for offset, kind, raw in store.scan(segment):
+            birth = HEADER.unpack_from(raw)[3]
+            print(f"segment {segment} offset {offset:#x} length {len(raw)} {KINDS[kind].name} birth {birth:#x}"
+                  f"{block_details(kind, raw)}")
+    return 0
+
+
+def block_details(kind: int, raw: bytes) -> str:
+    if kind in (1, 2, 3, 4):
+        key, first = struct.unpack_from("<QQ", raw, 32)
+        return f" region {key:016x} page {first}" + (f" level {raw[48]}" if kind == 4 else "")
+    if kind == 5:
+        length = struct.unpack_from("<H", raw, 64)[0]
+        return f" name {printable(raw[96:96 + length].decode('utf-8', 'replace'))}"
+    if kind == 6:
+        return f" tree {raw[32]} level {raw[33]} entries {struct.unpack_from('<H', raw, 34)[0]}"
+    if kind in (7, 8):
+        return f" first segment {struct.unpack_from('<I', raw, 32)[0]}"
+    if kind == 9:
+        segment, its_class = struct.unpack_from("<IB", raw, 48)
+        return f" segment {segment} class {its_class} base generation {struct.unpack_from('<Q', raw, 56)[0]}"
+    segment, first, end, length = struct.unpack_from("<IIIH", raw, 72)
+    return f" segment {segment} blocks {first:#x}..{end:#x} name {printable(raw[88:88 + length].decode('utf-8', 'replace'))}"
+
+
+# ---------------------------------------------------------------- verify
+
+class Damage(NamedTuple):
+    first_page: int
+    page_count: int
+    reason: str
+
+
+class Subtree(NamedTuple):
+    """What a page-table node and everything below it holds."""
+    pages: int
+    damages: tuple
+
+
+class Verifier:
+    """Walks everything that the slot reaches. A block that several checkpoints share is read once, but its
+    damage is reported for each of them."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        self.blocks = {}            # (segment, offset) -> Pointer, of every sound block that was reached
+        self.subtrees = {}          # (pointer, level, pages of the region) -> Subtree
+        self.runs = {}              # pointer -> (pages, hashes), or the error's message
+        self.listed = {}            # (segment, offset) of a run -> places in it that leaves list
+        self.problems = []          # of the store as a whole
+        self.damages = []           # of checkpoints
+        self.counts = dict.fromkeys(("checkpoints", "regions", "leaves", "runs", "pages", "blocks", "segments"), 0)
+
+    def seen(self, pointer: Pointer) -> None:
+        at = (pointer.segment, pointer.offset)
+        if self.blocks.setdefault(at, pointer) != pointer:
+            self.problems.append(f"two pointers to {pointer} that are not alike")
+
+    def problem(self, error) -> None:
+        self.problems.append(str(error))
+
+    def verify(self) -> None:
+        self.check_checkpoints()
+        self.check_table()
+        for index, (a, b) in enumerate(zip(*self.store.slots)):
+            for slot in (a, b):
+                if not slot.valid and not slot.is_zero:
+                    self.problems.append(f"slot {index} of ring {'AB'[slot.ring]} is damaged")
+                elif not slot.valid and (a.valid or b.valid):
+                    self.problems.append(f"slot {index} of ring {'AB'[slot.ring]} is missing")
+        self.counts["blocks"] = len(self.blocks)
+
+    # ------------------------------------------------------------ catalog, both ways
+
+    def check_checkpoints(self) -> None:
+        store, names, found, complete = self.store, {}, {}, []
+        incomplete = lambda error: (self.problem(error), complete.append(False))  # noqa: E731
+        for key, value in store.walk_catalog(2, incomplete, self.seen):
+            if len(value) != 8:
+                self.problem("catalog by name: entry of wrong size")
+                continue
+            names[key] = int.from_bytes(value, "little")
+        for key, value in store.walk_catalog(1, incomplete, self.seen):
+            try:
+                number, pointer = store.catalog_value(key, value)
+                found[number] = None
+                checkpoint = found[number] = store.checkpoint(number, pointer)
+            except StoreError as error:
+                self.damages.append({"checkpoint": None, "id": key.hex(), "region": None, "firstPage": None,
+                                     "pageCount": None, "reason": str(error)})
+                continue
+            self.seen(pointer)
+            self.check_checkpoint(checkpoint)
+        self.counts["checkpoints"] = len(found)
+        if complete:                        # entries are missing already because of damage
+            return
+        for number, checkpoint in found.items():
+            if checkpoint and names.get(checkpoint.name.encode()) != number:
+                self.problem(f"catalog: checkpoint {number:016x} is not in the tree by name as {printable(checkpoint.name)}")
+        for name, number in names.items():
+            if number not in found or (found[number] and found[number].name.encode() != name):
+                self.problem(f"catalog: name {printable(name.decode('utf-8', 'replace'))} leads to no checkpoint of that name")
+        count = store.slot.checkpoint_count
+        if not len(found) == len(names) == count:
+            self.problem(f"catalog: {len(found)} checkpoints by id, {len(names)} by name, checkpointCount is {count}")
+
+    def check_checkpoint(self, checkpoint: Checkpoint) -> None:
+        if sum(region.new_pages for region in checkpoint.regions) != checkpoint.new_pages:
+            self.problem(f"checkpoint {printable(checkpoint.name)}: newPages is not the sum of its regions'")
+        for region in checkpoint.regions:
+            self.counts["regions"] += 1
+            tree = self.node(region.root, region, region.depth, 0) if region.root else Subtree(0, ())
+            damages = list(tree.damages)
+            if not damages and tree.pages != region.stored_pages:
+                damages.append(Damage(0, region.pages, f"storedPages is {region.stored_pages}, "
+                                                       f"the leaves list {tree.pages} pages"))
+            for damage in damages:
+                self.damages.append({"checkpoint": checkpoint.name, "id": f"{checkpoint.id:016x}", "region": region.name,
+                                     "firstPage": damage.first_page, "pageCount": damage.page_count,
+                                     "reason": damage.reason})
+
+    # ------------------------------------------------------------ page tables
+
+    def node(self, pointer: Pointer, region: Region, level: int, first: int) -> Subtree:
+        """Level 0 is a leaf. The region's length is part of the key, since it limits what a node may list."""
+        key = (pointer, level, first, region.key, region.pages)
+        if key not in self.subtrees:
+            try:
+                tree = self.leaf(pointer, region, first) if level == 0 else self.inner(pointer, region, level, first)
+            except StoreError as error:
+                count = min(SPAN * 128 ** level, region.pages - first)
+                tree = Subtree(0, (Damage(first, count, str(error)),))
+            self.subtrees[key] = tree
+        return self.subtrees[key]
+
+    def inner(self, pointer: Pointer, region: Region, level: int, first: int) -> Subtree:
+        nodes = self.store.inner_node(pointer, region, level, first)
+        self.seen(pointer)
+        trees = [self.node(child, region, level - 1, child_first) for child_first, child in nodes]
+        return Subtree(sum(tree.pages for tree in trees), tuple(d for tree in trees for d in tree.damages))
+
+    def leaf(self, pointer: Pointer, region: Region, span: int) -> Subtree:
+        places = self.store.leaf(pointer, region, span, self.seen)
+        self.counts["leaves"] += 1
+        self.counts["pages"] += len(places)
+        damages = []
+        for page, place in places.items():
+            reason = self.check_page(place, region, span, page)
+            if reason is None:
+                continue
+            last = damages[-1] if damages else None
+            if last and last.reason == reason and last.first_page + last.page_count == span + page:
+                damages[-1] = last._replace(page_count=last.page_count + 1)
+            else:
+                damages.append(Damage(span + page, 1, reason))
+        for run in self.leaf_runs(places):
+            self.listed.setdefault((run.segment, run.offset), set())
+        return Subtree(len(places), tuple(damages))
+
+    @staticmethod
+    def leaf_runs(places: dict) -> set:
+        return {place.run for place in places.values()}
+
+    def check_page(self, place, region: Region, span: int, page: int) -> Optional[str]:
+        if place.run not in self.runs:
+            try:
+                run = self.store.run(place.run, region, span)
+                hashes = [p128(run.data[i * PAGE:(i + 1) * PAGE], self.store.slot.page_hash_seed)
+                          for i in range(len(run.pages))]
+                self.runs[place.run] = (run.pages, hashes, region.key, span)
+                self.seen(place.run)
+                self.counts["runs"] += 1
+            except StoreError as error:
+                self.runs[place.run] = str(error)
+        run = self.runs[place.run]
+        if isinstance(run, str):
+            return run
+        pages, hashes, key, first = run
+        where = f"region {printable(region.name)}: {place.run}"
+        if (key, first) != (region.key, span) or place.index >= len(pages) or pages[place.index] != page:
+            return f"{where} does not hold the page"
+        if hashes[place.index] != place.hash:
+            return f"{where}: wrong page hash"
+        self.listed.setdefault((place.run.segment, place.run.offset), set()).add(place.index)
+        return None
+
+    # ------------------------------------------------------------ 7. segment table
+
+    def check_table(self) -> None:
+        store, slot = self.store, self.store.slot
+        entries = {}
+        complete = True
+
+        def walk(pointer, level, first):
+            nonlocal complete
+            try:
+                node = store.table_node(pointer, level, first, self.seen)
+            except StoreError as error:
+                complete = False
+                return self.problem(error)
+            if level:
+                for child_first, child in node:
+                    walk(child, level - 1, child_first)
+            else:
+                entries.update((first + i, entry) for i, entry in enumerate(node) if entry != NEVER_USED)
+        if store.table_root is not None:
+            walk(store.table_root, slot.table_depth, 0)
+        used = [segment for segment, entry in entries.items() if entry.state == 1]
+        self.counts["segments"] = len(used)
+        if complete and len(used) != slot.used_segments:
+            self.problem(f"segment table: {len(used)} segments in use, usedSegments is {slot.used_segments}")
+        for segment, entry in sorted(entries.items()):
+            self.check_entry(segment, entry)
+        if complete:
+            self.check_blocks(entries)
+
+    def check_entry(self, segment: int, entry) -> None:
+        slot, where = self.store.slot, f"segment {segment}"
+        if segment >= slot.segment_count:
+            return self.problem(f"{where}: entry behind segmentCount is not zero")
+        if entry.state > 1 or entry.segment_class > 3:
+            return self.problem(f"{where}: state {entry.state}, class {entry.segment_class}")
+        if entry.state == 0:
+            if entry.committed_length or entry.freed_generation > slot.base_generation:
+                self.problem(f"{where}: free with committedLength or a freedGeneration to come")
+            return None
+        if entry.committed_length % slot.commit_unit or not 0 < entry.committed_length <= slot.segment_size \
+                or not entry.segment_class:
+            self.problem(f"{where}: committedLength {entry.committed_length}, class {entry.segment_class}")
+        block = self.store.scan_block(segment, 0)
+        if block is None or block[0] != 9:
+            return self.problem(f"{where}: no segment header")
+        header = block[1]
+        index, its_class, _, base, size = struct.unpack_from("<IB3sQI", header, 48)
+        if header[32:48] != slot.uuid.bytes or index != segment or its_class != entry.segment_class \
+                or size != slot.segment_size:
+            self.problem(f"{where}: its header is of another store, segment, class or size")
+        if base > self.store.newest:
+            raise SuperblockLost(f"{where} was claimed after generation {base}, the newest slot is {self.store.newest}")
+        return None
+
+    def check_blocks(self, entries: dict) -> None:
+        """7.2: every reachable block lies in a used segment of its class, below its committedLength."""
+        live, previous = {}, None
+        for (segment, offset), pointer in sorted(self.blocks.items()):
+            entry, kind = entries.get(segment, NEVER_USED), KINDS[pointer.kind]
+            if entry.state != 1 or entry.segment_class != kind.segment_class:
+                self.problem(f"{pointer}: its segment is {'of class ' + CLASSES[entry.segment_class] if entry.state == 1 else 'free'}")
+            elif offset + pointer.length > entry.committed_length:
+                self.problem(f"{pointer}: behind committedLength {entry.committed_length}")
+            if previous and previous.segment == segment and previous.offset + previous.length > offset:
+                self.problem(f"{pointer}: overlaps {previous}")
+            previous = pointer
+            units = len(self.listed.get((segment, offset), ())) if pointer.kind == 1 else -(-pointer.length // 64)
+            live[segment] = live.get(segment, 0) + units
+        for segment, units in live.items():
+            if entries.get(segment, NEVER_USED).state == 1 and units > entries[segment].live:
+                self.problem(f"segment {segment}: live is {entries[segment].live}, but {units} are reachable")
+
+
+def verify(store: Store, options) -> int:
+    verifier = Verifier(store)
+    verifier.verify()
+    problems, damages = store.warnings + verifier.problems, verifier.damages
+    problems = list(dict.fromkeys(problems))
+    if options.json:
+        print(json.dumps({"ok": not (problems or damages), "generation": store.slot.generation,
+                          "counts": verifier.counts, "problems": problems, "damages": damages}, indent=1))
+    else:
+        for damage in damages:
+            name = damage["checkpoint"] if damage["checkpoint"] is not None else damage["id"]
+            text = f"checkpoint {printable(name)}"
+            if damage["region"] is not None:
+                last = damage["firstPage"] + max(damage["pageCount"], 1) - 1
+                text += f", region {printable(damage['region'])}, pages {damage['firstPage']}..{last}"
+            print(f"damaged: {text}: {damage['reason']}")
+        for problem in problems:
+            print(f"problem: {problem}")
+        print(", ".join(f"{count} {what}" for what, count in verifier.counts.items()))
+        print(f"{len(damages)} damages, {len(problems)} problems" if damages or problems else "ok")
+    return 3 if damages or problems else 0
+
+
+# ---------------------------------------------------------------- command line
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="reader.py", description="Reads ckstore stores.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name, function, text):
+        sub = commands.add_parser(name, help=text)
+        sub.add_argument("store", metavar="STORE")
+        sub.add_argument("--generation", type=number, metavar="N", help="open an older generation")
+        sub.set_defaults(function=function)
+        return sub
+    command("info", info, "what the newest slot says")
+    command("list", list_checkpoints, "the checkpoints").add_argument("--json", action="store_true")
+    sub = command("restore", restore, "write a region to a file")
+    for name in ("checkpoint", "region", "out"):
+        sub.add_argument(name, metavar=name.upper())
+    command("verify", verify, "check everything that the slot reaches").add_argument("--json", action="store_true")
+    command("dump", dump, "blocks, found without the trees").add_argument("--segment", type=number, metavar="N")
+    return parser
+
+
+def number(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return int(text)
+
+
+def main() -> int:
+    options = arguments().parse_args()
+    try:
+        store = Store(Medium(options.store), options.generation, salvage=options.command == "dump")
+        if options.command != "verify":
+            for warning in store.warnings:
+                print(f"reader.py: warning: {warning}", file=sys.stderr)
+        code = options.function(store, options)
+        sys.stdout.flush()
+        return code
+    except StoreError as error:
+        print(f"reader.py: {error.word}: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
