@@ -1,0 +1,59 @@
+// What the four kinds of media share: reading, the size, and the range checks.
+
+import CLinux
+import Glibc
+import Units
+
+/// How a medium is opened.
+public enum MediumAccess: Sendable { case readOnly, readWrite }
+
+/// A medium over a mapped storage.
+protocol MappedMedium: Medium {
+    var storage: MappedStorage { get }
+}
+
+extension MappedMedium {
+    public var name: String { storage.name }
+    public var size: ByteCount { storage.size }
+
+    @discardableResult
+    public func refreshSize() throws(MediumError) -> ByteCount { try storage.refreshSize() }
+
+    public func read(at offset: MediumOffset, into buffer: UnsafeMutableRawBufferPointer) throws(MediumError) {
+        try unsafe storage.read(at: offset, into: buffer)
+    }
+
+    /// Throws `.readOnly` on a handle for reading.
+    func requireWritable(_ operation: String) throws(MediumError) {
+        guard traits.isReadOnly else { return }
+        throw MediumError(
+            .readOnly, medium: name, operation: operation, reason: "it is open for reading only",
+            remedy: "Open it for writing.")
+    }
+
+    /// Changes a file's size.
+    func resizeFile(to size: ByteCount) throws(MediumError) {
+        try requireWritable("resize it")
+        try checked(ck_set_size(storage.descriptor.number, size.rawValue), name, "resize it", length: size)
+        try storage.refreshSize()
+    }
+
+    /// The part of a range that consists of whole units of `traits.directAlignment`, or nil.
+    func wholeUnits(at offset: MediumOffset, _ length: ByteCount) -> (offset: MediumOffset, length: ByteCount)? {
+        let unit = UInt64(traits.directAlignment)
+        let first = ByteCount(offset.rawValue).roundedUp(to: unit).rawValue
+        let end = (offset.rawValue + length.rawValue) / unit * unit
+        return end > first ? (MediumOffset(first), ByteCount(end - first)) : nil
+    }
+
+    /// Frees the blocks of a range of a file, where its file system can.
+    func punchFile(at offset: MediumOffset, _ length: ByteCount) throws(MediumError) {
+        try requireWritable("discard")
+        try storage.checkRange(at: offset, length, "discard")
+        guard let units = wholeUnits(at: offset, length) else { return }
+        let result = ck_punch(storage.descriptor.number, units.offset.rawValue, units.length.rawValue)
+        if result != -EOPNOTSUPP {
+            try checked(result, name, "discard", offset: units.offset, length: units.length)
+        }
+    }
+}
