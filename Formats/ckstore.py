@@ -373,12 +373,9 @@ class Store:
             salvage = True
         self.slot.check_ranges()
         self.by_id, self.by_name, self.table_root = self.slot.roots()
-        for a, b in zip(*self.slots):
-            if a.valid != b.valid:
-                good, bad = (a, b) if a.valid else (b, a)
-                self.warnings.append(f"slot {bad.index} of ring {'AB'[bad.ring]} is "
-                                     f"{'missing' if bad.is_zero else 'damaged'}; its twin holds "
-                                     f"generation {good.generation}")
+        a, b = (ring[self.newest % SLOTS] for ring in self.slots)
+        if not (a.valid and b.valid and a.generation == b.generation):
+            self.warnings.append(f"the newest generation, {self.newest}, has only one sound slot; the next commit heals it")
         lost = None
         for a, b in zip(*self.slots):                                                       # step 5
             torn = not (a.valid or b.valid or (a.is_zero and b.is_zero))
@@ -625,9 +622,6 @@ class Store:
             keys.add(key)
         raw.end()
         return Checkpoint(number, name, parent, created, base, new_pages, stored_bytes, group, labels, regions)
-
-    def checkpoints(self) -> list:
-        return [self.checkpoint(*self.catalog_value(key, value)) for key, value in self.walk_catalog(1)]
 
     def find_checkpoint(self, name: str) -> Checkpoint:
         """By name, or, when no checkpoint has that name, by id in 16 hex digits."""
