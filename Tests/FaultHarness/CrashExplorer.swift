@@ -15,7 +15,8 @@ public struct CrashExplorer: Sendable {
         public var exhaustiveModes: [CrashMode] = CrashMode.allCases.filter { !$0.isRandom }
         /// Modes of which random images are made.
         public var randomModes: [CrashMode] = [.randomSubset, .tornSectors, .tornWords]
-        /// How many random images to make, spread evenly over the points and random modes.
+        /// How many different random images to make, spread evenly over the points and random modes.
+        /// Where few writes are unflushed there are fewer different ones than that: the report counts.
         public var randomImageCount = 10_000
         /// Threads that check images.
         public var workerCount = 1
@@ -108,15 +109,22 @@ public struct CrashExplorer: Sendable {
         return epochs
     }
 
+    /// The random modes that can bring anything at this point that the exhaustive ones don't.
+    private func randomModes(at point: CrashPoint) -> [CrashMode] {
+        if point.unflushedCount == 0 { return [] }
+        let isEverySubsetMade =
+            plan.exhaustiveModes.contains(.everySubset) && point.unflushedCount <= CrashMode.everySubsetLimit
+        return plan.randomModes.filter { $0 != .randomSubset || !isEverySubsetMade }
+    }
+
     private func randomCountPerPoint(_ cursor: CrashCursor) -> Int {
         var walker = cursor
-        var openPoints = 0
+        var shareCount = 0
         for index in CrashExplorer.epochs(of: cursor.events).joined() {
             walker.advance(to: index)
-            if walker.point.unflushedCount > 0 { openPoints += 1 }
+            shareCount += randomModes(at: walker.point).count
         }
-        let shares = openPoints * plan.randomModes.count
-        return shares == 0 ? 0 : (plan.randomImageCount + shares - 1) / shares
+        return shareCount == 0 ? 0 : (plan.randomImageCount + shareCount - 1) / shareCount
     }
 
     private func explore(
@@ -128,14 +136,19 @@ public struct CrashExplorer: Sendable {
         for index in epoch {
             cursor.advance(to: index)
             report.pointCount += 1
-            for mode in plan.exhaustiveModes + plan.randomModes {
-                for image in cursor.point.images(mode, seed: seed, randomCount: randomCount) {
+            let modes = plan.exhaustiveModes.map { ($0, wanted: Int.max, tried: 0) }
+                + randomModes(at: cursor.point).map { ($0, wanted: randomCount, tried: randomCount * 4) }
+            for (mode, wanted, tried) in modes {
+                var freshCount = 0
+                for image in cursor.point.images(mode, seed: seed, randomCount: tried) {
                     guard seen.insert(image.fingerprint).inserted else {
                         report.duplicateCount += 1
                         continue
                     }
                     report.imageCount += 1
                     do throws(CrashFailure) { try judge(image, cursor.events, check) } catch { return (report, error) }
+                    freshCount += 1
+                    if freshCount == wanted { break }
                 }
             }
         }

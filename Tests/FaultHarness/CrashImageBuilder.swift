@@ -37,6 +37,13 @@ struct CrashImageBuilder {
         case .tornWords: tear { $0.length.rawValue <= 4096 ? 8 : 512 }
         case .persistentMemory: evictLines()
         }
+        dropWhatLiesBehindTheEnd()
+    }
+
+    /// Writes that arrived in a range that the medium did not grow to in time.
+    private mutating func dropWhatLiesBehindTheEnd() {
+        let hasResize = pending.contains { if case .resize = $0 { true } else { false } }
+        if hasResize { content.truncate(to: size.rawValue) }
     }
 
     private mutating func arrive(where isChosen: (Int) -> Bool) {

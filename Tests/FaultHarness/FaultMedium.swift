@@ -14,6 +14,7 @@ public final class FaultMedium: Medium {
     struct HandleState {
         var size: ByteCount
         var isClosed = false
+        var lastWrite: MediumOffset?
     }
 
     /// The device behind this and other handles.
@@ -194,7 +195,12 @@ extension FaultMedium {
     /// Yields to the simulator, then asks the plans.
     func begin(_ call: MediumCall) throws(MediumError) -> FaultEffect? {
         try process?.step(call)
-        precondition(!handle.with { $0.isClosed }, "\(name): used after close")
+        var call = call
+        call.previousWrite = handle.with { handle in
+            precondition(!handle.isClosed, "\(name): used after close")
+            defer { if call.operation == .write { handle.lastWrite = call.offset } }
+            return handle.lastWrite
+        }
         let effect = device.faults.effect(on: call)
         let ownEffect = faults.effect(on: call)
         return effect ?? ownEffect
@@ -203,6 +209,7 @@ extension FaultMedium {
     private func land(
         _ bytes: UnsafeRawBufferPointer, at offset: MediumOffset, _ call: MediumCall, _ persistence: Persistence = .ordinary
     ) throws(MediumError) {
+        precondition(offset + ByteCount(bytes.count) <= MediumOffset(device.size.rawValue), "a fault leads off the device")
         let record = WriteRecord(
             offset: offset, length: ByteCount(bytes.count), intendedOffset: offset == call.offset ? nil : call.offset,
             persistence: persistence, pieces: unsafe SparseContent.pieces(of: bytes, at: offset.rawValue))

@@ -18,6 +18,8 @@ public struct MediumCall: Sendable {
     public var length: ByteCount?
     /// The lock bytes, for calls that are about locks.
     public var lockRange: LockRange?
+    /// Where this handle wrote last, which tells one class of flushes from another.
+    public internal(set) var previousWrite: MediumOffset?
 }
 
 /// Which calls of those that a rule applies to it fires on, counted from 1.
