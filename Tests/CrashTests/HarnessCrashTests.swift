@@ -6,7 +6,9 @@ import Testing
 import Units
 
 /// Explores the toy with a defect; nil when no image fails.
-private func failure(of defect: ToyStore.Defect?, seed: UInt64, _ change: (inout CrashExplorer.Plan) -> Void = { _ in }) throws -> CrashFailure? {
+private func failure(of defect: ToyStore.Defect?, seed: UInt64, _ change: (inout CrashExplorer.Plan) -> Void = { _ in })
+    throws -> CrashFailure?
+{
     var plan = CrashExplorer.Plan()
     plan.randomImageCount = 1_000
     change(&plan)
@@ -45,9 +47,13 @@ func `a store with a defect does not survive`(_ defect: ToyStore.Defect) throws 
 
 @Test func `a slot without a checksum is caught by tearing alone`() throws {
     #expect(try failure(of: .hasNoSlotChecksum, seed: 3) { $0.randomModes = [] } == nil)
-    #expect(try failure(of: .hasNoSlotChecksum, seed: 3) { $0.exhaustiveModes = []; $0.randomModes = [.tornWords] } != nil)
-    #expect(try failure(of: .hasNoSlotChecksum, seed: 3) { $0.exhaustiveModes = []; $0.randomModes = [.tornSectors] } != nil)
-    #expect(try failure(of: .hasNoSlotChecksum, seed: 3) { $0.exhaustiveModes = []; $0.randomModes = [.persistentMemory] } != nil)
+    for mode in [CrashMode.tornWords, .tornSectors, .persistentMemory] {
+        let found = try failure(of: .hasNoSlotChecksum, seed: 3) { plan in
+            plan.exhaustiveModes = []
+            plan.randomModes = [mode]
+        }
+        #expect(found != nil, "\(mode)")
+    }
 }
 
 @Test(arguments: [
@@ -63,7 +69,8 @@ func `a medium that breaks its promises makes a right store fail`(_ rule: FaultR
     let device = SimulatedDevice(size: ToyStore.deviceSize)
     device.faults.add(rule)
     #expect(throws: CrashFailure.self) {
-        try CrashExplorer("toy", seed: 11).explore(device, workload: ToyProgramme.commit(4), check: ToyProgramme.check())
+        try CrashExplorer("toy", seed: 11).explore(
+            device, workload: ToyProgramme.commit(4), check: ToyProgramme.check())
     }
     #expect(device.faults.firedCount > 0)
 }
@@ -80,7 +87,8 @@ func `a defect seeded from below makes a right store fail`(_ defect: SeededDefec
     let device = SimulatedDevice(size: ToyStore.deviceSize)
     defect.install(on: device)
     #expect(throws: CrashFailure.self) {
-        try CrashExplorer("toy", seed: 12).explore(device, workload: ToyProgramme.commit(4), check: ToyProgramme.check())
+        try CrashExplorer("toy", seed: 12).explore(
+            device, workload: ToyProgramme.commit(4), check: ToyProgramme.check())
     }
     #expect(device.faults.firedCount > 0)
 }
@@ -91,7 +99,8 @@ func `a defect seeded from below makes a right store fail`(_ defect: SeededDefec
         var plan = CrashExplorer.Plan()
         plan.randomImageCount = 20
         let explorer = CrashExplorer("recovery", seed: 21, plan: plan)
-        return try CrashExplorer("outer", seed: 21, plan: plan).explore(device, workload: ToyProgramme.commit(2)) { image in
+        let outer = CrashExplorer("outer", seed: 21, plan: plan)
+        return try outer.explore(device, workload: ToyProgramme.commit(2)) { image in
             let before = try ToyStore(medium: FaultMedium(image.device)).load()
             try explorer.explore(image.device) { device in
                 try ToyStore(medium: FaultMedium(device)).commit(9, generation: before.generation + 1)

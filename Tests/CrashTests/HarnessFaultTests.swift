@@ -9,7 +9,9 @@ import Units
 private let block = MediumOffset(UInt64(4096))
 
 /// A device whose first 64 KiB are durable sevens, and a handle on it.
-private func makeDevice(_ change: (inout SimulatedDevice.Options) -> Void = { _ in }) throws -> (SimulatedDevice, FaultMedium) {
+private func makeDevice(_ change: (inout SimulatedDevice.Options) -> Void = { _ in }) throws -> (
+    SimulatedDevice, FaultMedium
+) {
     var options = SimulatedDevice.Options()
     change(&options)
     let device = SimulatedDevice(size: .mebibytes(1), options: options)
@@ -58,7 +60,8 @@ private func code(_ body: () throws -> Void) -> MediumError.Code? {
         let calls: [OperationKind: () throws -> Void] = [
             .read: { _ = try read(medium, at: .zero) }, .write: { try write(medium, 1, at: .zero) },
             .flush: { try medium.flush() }, .reserve: { try medium.reserve(at: .zero, .kibibytes(4)) },
-            .discard: { try medium.discard(at: .zero, .kibibytes(4)) }, .resize: { try medium.resize(to: .kibibytes(4)) },
+            .discard: { try medium.discard(at: .zero, .kibibytes(4)) },
+            .resize: { try medium.resize(to: .kibibytes(4)) },
             .refreshSize: { try medium.refreshSize() },
             .lock: { _ = try medium.locks.tryLock(LockRange(start: 0), .exclusive) },
             .unlock: { try medium.locks.unlock(LockRange(start: 0)) },
@@ -99,6 +102,8 @@ private func code(_ body: () throws -> Void) -> MediumError.Code? {
     try write(medium, 8, at: .zero)
     #expect(device.bytes(at: .zero, count: 4096) == filled(8))
     #expect(device.bytes(at: elsewhere + .kibibytes(4), count: 4096) == filled(8))
+    device.faults.add(FaultRule(.read, .nth(1), .misdirect(to: elsewhere)))
+    #expect(try read(medium, at: .zero) == filled(9))
 }
 
 @Test func `bits flip on reading, on writing and at rest`() throws {

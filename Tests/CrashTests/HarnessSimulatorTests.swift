@@ -193,3 +193,24 @@ func `a race is found and its seed finds it again`(_ defect: ToyStore.Defect) as
     let failure = #expect(throws: SimulationFailure.self) { try simulator.run().requireSuccess() }
     #expect(failure?.seed == 77 && failure?.reason.contains("thrower") == true)
 }
+
+@Test func `a process can die in the middle of a write`() {
+    var landed: Set<Int> = []
+    for seed in 0..<300 as Range<UInt64> {
+        let device = SimulatedDevice(size: .mebibytes(1))
+        var options = Simulator.Options()
+        options.faults = [.killRunning(step: 2)]
+        let simulator = Simulator(seed: seed, options: options)
+        simulator.spawn("writer") { process in try process.open(device).fill(1, at: .zero, count: 4096) }
+        _ = simulator.run()
+        landed.insert(device.bytes(at: .zero, count: 4096).count { $0 == 1 })
+    }
+    #expect(landed.contains(4096) && landed.count > 4)
+    #expect(landed.allSatisfy { $0 > 0 && $0 % 512 == 0 })
+}
+
+@Test func `reads are points of their own only when asked for`() {
+    let quiet = incrementTogether(seed: 3, processes: 1).0.steps
+    let thorough = incrementTogether(seed: 3, processes: 1) { $0.yieldsAtReads = true }.0.steps
+    #expect(thorough > quiet)
+}

@@ -40,7 +40,8 @@ struct ToyStore {
         guard let newest = slots.last else { return (0, 0) }
         let words = try readWords(at: ToyStore.dataOffset(newest.generation))
         try require(
-            ToyStore.checksum(words[...]) == newest.dataChecksum, "the data of generation \(newest.generation) is damaged")
+            ToyStore.checksum(words[...]) == newest.dataChecksum,
+            "the data of generation \(newest.generation) is damaged")
         return (newest.generation, words[0])
     }
 
@@ -104,7 +105,8 @@ extension Medium {
 /// The crash programme of the toy: commits 1, 2, 3 … with marks, and the check that goes with them.
 enum ToyProgramme {
     /// Commits `1...count`; commit n stores the value 1000 + n.
-    static func commit(_ count: UInt64, _ defect: ToyStore.Defect? = nil) -> @Sendable (SimulatedDevice) throws -> Void {
+    static func commit(_ count: UInt64, _ defect: ToyStore.Defect? = nil) -> @Sendable (SimulatedDevice) throws -> Void
+    {
         { device in
             let store = ToyStore(medium: FaultMedium(device), defect: defect)
             for generation in 1...count {

@@ -20,6 +20,7 @@ public struct CrashExplorer: Sendable {
         public var randomImageCount = 10_000
         /// Threads that check images.
         public var workerCount = 1
+        /// Everything, with ten thousand random images.
         public init() {}
     }
 
@@ -33,6 +34,7 @@ public struct CrashExplorer: Sendable {
     /// Which images are made.
     public var plan: Plan
 
+    /// Prepares an exploration; nothing runs before `explore`.
     public init(_ name: String, seed: UInt64, plan: Plan = Plan()) {
         precondition(!name.contains(" "), "the name is one word of a replay line")
         self.name = name
@@ -136,7 +138,8 @@ public struct CrashExplorer: Sendable {
         for index in epoch {
             cursor.advance(to: index)
             report.pointCount += 1
-            let modes = plan.exhaustiveModes.map { ($0, wanted: Int.max, tried: 0) }
+            let modes =
+                plan.exhaustiveModes.map { ($0, wanted: Int.max, tried: 0) }
                 + randomModes(at: cursor.point).map { ($0, wanted: randomCount, tried: randomCount * 4) }
             for (mode, wanted, tried) in modes {
                 var freshCount = 0
@@ -161,10 +164,11 @@ public struct CrashExplorer: Sendable {
         do {
             try check(image)
         } catch {
+            let place = "\(name) \(image.point) \(image.mode) \(image.ordinal) \(image.seed)"
             throw CrashFailure(
                 point: image.point, reason: "\(error)", lastMark: image.marks.last,
                 recentEvents: events[max(0, image.point - 8)..<image.point].map(\.description),
-                replayLine: "\(CrashExplorer.replayVariable)='\(name) \(image.point) \(image.mode) \(image.ordinal) \(image.seed)'")
+                replayLine: "\(CrashExplorer.replayVariable)='\(place)'")
         }
     }
 
@@ -174,7 +178,10 @@ public struct CrashExplorer: Sendable {
         guard words.count == 5, words[0] == name else { return nil }
         guard let point = Int(words[1]), let mode = CrashMode(rawValue: String(words[2])), let ordinal = Int(words[3]),
             let seed = UInt64(words[4]), point <= cursor.events.count
-        else { preconditionFailure("\(CrashExplorer.replayVariable) is not 'name point mode ordinal seed' of this recording") }
+        else {
+            preconditionFailure(
+                "\(CrashExplorer.replayVariable) is not 'name point mode ordinal seed' of this recording")
+        }
         var cursor = cursor
         cursor.advance(to: point)
         return cursor.point.image(mode, ordinal: ordinal, seed: seed)

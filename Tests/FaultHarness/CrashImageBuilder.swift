@@ -103,7 +103,11 @@ struct CrashImageBuilder {
                 if range.upperBound > piece.range.upperBound { break }
                 next += 1
             }
-            if arrived == [piece.range] { content.apply(piece) } else if !arrived.isEmpty { content.apply(piece, only: arrived) }
+            if arrived == [piece.range] {
+                content.apply(piece)
+            } else if !arrived.isEmpty {
+                content.apply(piece, only: arrived)
+            }
         }
     }
 

@@ -48,7 +48,8 @@ public struct WriteRecord: Sendable {
     /// The bytes written. O(length).
     public var bytes: [UInt8] {
         pieces.flatMap { piece in
-            unsafe [UInt8](UnsafeRawBufferPointer(start: piece.block.bytes + piece.range.lowerBound, count: piece.range.count))
+            unsafe [UInt8](
+                UnsafeRawBufferPointer(start: piece.block.bytes + piece.range.lowerBound, count: piece.range.count))
         }
     }
 }
@@ -128,7 +129,8 @@ extension DeviceEvent.Kind {
         case .ignoredFlush: "flush (ignored)"
         case .failedFlush(let fates): "flush failed \(fates.map { "\($0)" })"
         case .reserve(let offset, let length): "reserve \(offset)+\(length)"
-        case .discard(let offset, let length, let record): "discard \(offset)+\(length)\(record == nil ? " (kept)" : "")"
+        case .discard(let offset, let length, let record):
+            "discard \(offset)+\(length)\(record == nil ? " (kept)" : "")"
         case .resize(let size): "resize to \(size)"
         case .lock(let range, let mode, let isGranted):
             "lock \(range.start)+\(range.count) \(mode)\(isGranted ? "" : " refused")"

@@ -10,6 +10,9 @@ import Media
 import Units
 
 /// A handle on a `SimulatedDevice`, as one open of a real medium would be. Thread-safe.
+///
+/// What the methods promise is said at `Medium`; each can also throw what a fault rule makes it throw,
+/// and `killed` once its simulated process is dead.
 public final class FaultMedium: Medium {
     struct HandleState {
         var size: ByteCount
@@ -23,7 +26,9 @@ public final class FaultMedium: Medium {
     public let number: HandleNumber
     /// Faults that hit this handle alone, after those of the device.
     public let faults = FaultPlan()
+    /// The device's traits, read-only when this handle is.
     public let traits: MediumTraits
+    /// The device's locator.
     public let name: String
     let process: SimulatedProcess?
     let handle: Guarded<HandleState>
@@ -207,14 +212,18 @@ extension FaultMedium {
     }
 
     private func land(
-        _ bytes: UnsafeRawBufferPointer, at offset: MediumOffset, _ call: MediumCall, _ persistence: Persistence = .ordinary
+        _ bytes: UnsafeRawBufferPointer, at offset: MediumOffset, _ call: MediumCall,
+        _ persistence: Persistence = .ordinary
     ) throws(MediumError) {
-        precondition(offset + ByteCount(bytes.count) <= MediumOffset(device.size.rawValue), "a fault leads off the device")
+        precondition(
+            offset + ByteCount(bytes.count) <= MediumOffset(device.size.rawValue), "a fault leads off the device")
         let record = WriteRecord(
             offset: offset, length: ByteCount(bytes.count), intendedOffset: offset == call.offset ? nil : call.offset,
             persistence: persistence, pieces: unsafe SparseContent.pieces(of: bytes, at: offset.rawValue))
         try device.state.with { state throws(MediumError) in
-            guard state.hasRoom(for: offset.rawValue..<offset.rawValue + record.length.rawValue) else { throw full(call) }
+            guard state.hasRoom(for: offset.rawValue..<offset.rawValue + record.length.rawValue) else {
+                throw full(call)
+            }
             state.land(record, by: number)
         }
     }
@@ -249,7 +258,8 @@ extension FaultMedium {
 
     func error(_ code: MediumError.Code, _ call: MediumCall, errno: Int32 = 0, reason: String) -> MediumError {
         MediumError(
-            code, medium: name, operation: call.operation.rawValue, offset: call.offset, length: call.length, errno: errno,
+            code, medium: name, operation: call.operation.rawValue, offset: call.offset, length: call.length,
+            errno: errno,
             reason: reason)
     }
 

@@ -115,7 +115,9 @@ final class HandleLocks: LockSpace {
         let deadline = timeout.map { process.now + $0 }
         while !take(range, mode) {
             let (device, number) = (medium.device, medium.number)
-            let isFree = try process.wait(until: deadline, call, for: "\(mode) lock on bytes \(range.start)+\(range.count)") {
+            let isFree = try process.wait(
+                until: deadline, call, for: "\(mode) lock on bytes \(range.start)+\(range.count)"
+            ) {
                 device.state.with { $0.locks.conflicts(for: number, range, mode).isEmpty }
             }
             if !isFree { return false }

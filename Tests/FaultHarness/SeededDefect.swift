@@ -23,10 +23,12 @@ public struct SeededDefect: Sendable, CustomStringConvertible {
 
     /// Flushes are forgotten whose last write before them, by the same handle, was in `range`: one
     /// class of flushes, such as those of the data or those of the slots.
-    public static func skipsFlushes(afterWritesIn range: Range<MediumOffset>, _ occurrence: Occurrence = .from(1)) -> SeededDefect {
+    public static func skipsFlushes(afterWritesIn range: Range<MediumOffset>, _ occurrence: Occurrence = .from(1))
+        -> SeededDefect
+    {
         SeededDefect(
             "skips flushes after writes in \(range)",
-            FaultRule(.flush, occurrence, .ignoreFlush) { call in call.previousWrite.map { range.contains($0) } ?? false })
+            FaultRule(.flush, occurrence, .ignoreFlush) { isIn(range, $0.previousWrite) })
     }
 
     /// Some flushes are forgotten, counted over all handles.
@@ -36,37 +38,44 @@ public struct SeededDefect: Sendable, CustomStringConvertible {
 
     /// Writes in `range` are issued behind the flush that should have covered them: they change places
     /// with their successors across it.
-    public static func swapsAcrossFlush(writesIn range: Range<MediumOffset>, _ occurrence: Occurrence = .from(1)) -> SeededDefect {
+    public static func swapsAcrossFlush(writesIn range: Range<MediumOffset>, _ occurrence: Occurrence = .from(1))
+        -> SeededDefect
+    {
         SeededDefect(
             "swaps writes in \(range) across a flush",
-            FaultRule(.write, occurrence, .delay(flushes: 1)) { call in call.offset.map { range.contains($0) } ?? false })
+            FaultRule(.write, occurrence, .delay(flushes: 1)) { isIn(range, $0.offset) })
     }
 
     /// Writes in `range` are forgotten.
-    public static func forgets(writesIn range: Range<MediumOffset>, _ occurrence: Occurrence = .from(1)) -> SeededDefect {
+    public static func forgets(writesIn range: Range<MediumOffset>, _ occurrence: Occurrence = .from(1)) -> SeededDefect
+    {
         SeededDefect(
             "forgets writes in \(range)",
-            FaultRule(.write, occurrence, .lose) { call in call.offset.map { range.contains($0) } ?? false })
+            FaultRule(.write, occurrence, .lose) { isIn(range, $0.offset) })
     }
 
     /// Locks in `range` are believed to be held without having been taken.
     public static func forgetsLocks(in range: Range<UInt64>) -> SeededDefect {
         SeededDefect(
             "forgets locks in \(range)",
-            FaultRule(.lock, .from(1), .pretendLock) { call in call.lockRange.map { range.contains($0.start) } ?? false })
+            FaultRule(.lock, .from(1), .pretendLock) { isIn(range, $0.lockRange?.start) })
     }
 
     /// Locks in `range` are never given up.
     public static func forgetsUnlocks(in range: Range<UInt64>) -> SeededDefect {
         SeededDefect(
             "never unlocks in \(range)",
-            FaultRule(.unlock, .from(1), .pretendLock) { call in call.lockRange.map { range.contains($0.start) } ?? false })
+            FaultRule(.unlock, .from(1), .pretendLock) { isIn(range, $0.lockRange?.start) })
     }
 
     /// Locks of others in `range` are not looked for: everything seems free.
     public static func overlooksHolders(in range: Range<UInt64>) -> SeededDefect {
         SeededDefect(
             "overlooks holders in \(range)",
-            FaultRule(.queryLock, .from(1), .pretendLock) { call in call.lockRange.map { range.contains($0.start) } ?? false })
+            FaultRule(.queryLock, .from(1), .pretendLock) { isIn(range, $0.lockRange?.start) })
+    }
+
+    private static func isIn<Bound>(_ range: Range<Bound>, _ place: Bound?) -> Bool {
+        place.map { range.contains($0) } ?? false
     }
 }

@@ -34,6 +34,7 @@ public final class SimulatedDevice: Sendable {
         public var isResizable = true
         /// Whether reads are logged: off by default, they are many and change nothing.
         public var logsReads = false
+        /// A file of changeable size on a medium without limits.
         public init() {}
     }
 
@@ -90,7 +91,8 @@ public final class SimulatedDevice: Sendable {
         state.with { state in
             state.visible.consolidate()
             var copy = State(
-                options: state.options, size: state.size, visible: state.visible, power: state.power, origin: state.power)
+                options: state.options, size: state.size, visible: state.visible, power: state.power,
+                origin: state.power)
             copy.reserved = state.reserved
             return SimulatedDevice(copy)
         }
@@ -149,7 +151,9 @@ public final class SimulatedDevice: Sendable {
 extension SparseContent {
     func bytes(at offset: UInt64, count: Int) -> [UInt8] {
         unsafe [UInt8](unsafeUninitializedCapacity: count) { buffer, initializedCount in
-            unsafe read(at: offset, into: UnsafeMutableRawBufferPointer(rebasing: UnsafeMutableRawBufferPointer(buffer)[..<count]))
+            unsafe read(
+                at: offset,
+                into: UnsafeMutableRawBufferPointer(rebasing: UnsafeMutableRawBufferPointer(buffer)[..<count]))
             initializedCount = count
         }
     }
@@ -175,7 +179,8 @@ extension SimulatedDevice.State {
     func hasRoom(for range: Range<UInt64>) -> Bool {
         guard let limit = options.capacityLimit, let allocated, !range.isEmpty else { return true }
         let size = UInt64(Block.size)
-        let added = (range.lowerBound / size...(range.upperBound - 1) / size).lazy.filter { !allocated.contains($0) }.count
+        let added = (range.lowerBound / size...(range.upperBound - 1) / size).lazy.filter { !allocated.contains($0) }
+            .count
         return UInt64(allocated.count + added) * size <= limit.rawValue
     }
 
@@ -190,7 +195,8 @@ extension SimulatedDevice.State {
     /// What a discard of the range leaves there; nil when it leaves the content alone.
     mutating func discard(_ range: Range<UInt64>) -> WriteRecord? {
         let size = UInt64(Block.size)
-        let whole = (range.lowerBound + size - 1) / size..<max((range.lowerBound + size - 1) / size, range.upperBound / size)
+        let whole =
+            (range.lowerBound + size - 1) / size..<max((range.lowerBound + size - 1) / size, range.upperBound / size)
         reserved.subtract(whole)
         allocated?.subtract(whole)
         let filling: Block

@@ -49,8 +49,10 @@ struct SimulatedLockTable: Sendable {
                 remaining.append(lock)
                 continue
             }
-            for rest in [lock.range.lowerBound..<max(lock.range.lowerBound, bytes.lowerBound),
-                         min(lock.range.upperBound, bytes.upperBound)..<lock.range.upperBound] where !rest.isEmpty {
+            for rest in [
+                lock.range.lowerBound..<max(lock.range.lowerBound, bytes.lowerBound),
+                min(lock.range.upperBound, bytes.upperBound)..<lock.range.upperBound,
+            ] where !rest.isEmpty {
                 remaining.append(Held(owner: owner, range: rest, mode: lock.mode))
             }
         }
