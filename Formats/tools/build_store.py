@@ -214,14 +214,14 @@ class Builder:
     class Appender:
         """What one checkpoint writes to segments of one class."""
 
-        def __init__(self, builder: "Builder", cls: int, birth: int):
-            self.builder, self.cls, self.birth = builder, cls, birth
+        def __init__(self, builder: "Builder", cls: int, birth: int, own_segments: bool):
+            self.builder, self.cls, self.birth, self.own_segments = builder, cls, birth, own_segments
             self.segment, self.at, self.parts = None, 0, []     # parts: [segment, first offset, end offset]
 
         def begin(self, need: int) -> None:
             b = self.builder
             for index, entry in sorted(b.segments.items()):
-                if entry.state == 1 and entry.cls == self.cls and index not in [part[0] for part in self.parts] \
+                if not self.own_segments and entry.state == 1 and entry.cls == self.cls and index not in [part[0] for part in self.parts] \
                         and entry.committed + need <= b.segment_size - b.commit_unit:
                     self.segment, self.at = index, round_up(entry.committed, b.commit_unit)
                     break
@@ -324,13 +324,14 @@ class Builder:
     # ------------------------------------------------------------ 6. checkpoints
 
     def checkpoint(self, name: str, regions: dict, *, parent: Optional[str] = None, labels=None, group=0,
-                   patch=True, run_pages=RUN_PAGES) -> Checkpoint:
+                   patch=True, run_pages=RUN_PAGES, own_segments=False) -> Checkpoint:
         """Writes a checkpoint's blocks. `regions` is {name: (kind, length, {page: bytes or None})}; what is given is
-        laid over the parent's pages, None makes a page zero, a kind of None drops the region."""
+        laid over the parent's pages, None makes a page zero, a kind of None drops the region. `own_segments`: appends to
+        no other checkpoint's segments."""
         above = self.checkpoints[parent] if parent else None
         new = Checkpoint(self.random.getrandbits(64), name, above.id if above else 0,
                          1_700_000_000_000_000_000 + self.generation * 10 ** 9, dict(labels or {}), {}, group)
-        runs, index = self.Appender(self, 1, new.id), self.Appender(self, 2, new.id)
+        runs, index = (self.Appender(self, cls, new.id, own_segments) for cls in (1, 2))
         whole = dict(regions)
         for region_name, old in (above.regions if above else {}).items():
             whole.setdefault(region_name, (old.kind, old.length, {}))

@@ -1,0 +1,140 @@
+#!/usr/bin/python3
+"""Runs a reader against all sample stores and compares what it says with what it must say.
+
+    check.py [--reader PROGRAM] [NAME ...]      default: ../reader.py, all stores
+    check.py --expand NAME FILE                 only write the store NAME to FILE
+
+Exit code 0: all as expected. See README.md for the form of the *.json files.
+"""
+import argparse
+import hashlib
+import json
+import os
+import pathlib
+import struct
+import subprocess
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+PAGE = 4096
+
+
+def expand(case: dict, path) -> None:
+    """A store from its base and its patches."""
+    with open(path, "wb") as out:
+        if case["base"]:
+            out.write((HERE / case["base"]).read_bytes())
+        for patch in case["patches"]:
+            out.seek(patch["offset"])
+            out.write(bytes.fromhex(patch["hex"]))
+        out.truncate(case["mediumBytes"])
+
+
+def pages_digest(path) -> str:
+    """SHA-256 over the index (u64, little-endian) and the bytes of every page that is not zero, ascending."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as source:
+        size, at = os.fstat(source.fileno()).st_size, 0
+        while at < size:
+            try:
+                at = os.lseek(source.fileno(), at, os.SEEK_DATA) // PAGE * PAGE
+            except OSError:
+                break
+            source.seek(at)
+            page = source.read(PAGE).ljust(PAGE, b"\0")
+            if any(page):
+                digest.update(struct.pack("<Q", at // PAGE) + page)
+            at += PAGE
+    return digest.hexdigest()
+
+
+class Check:
+    def __init__(self, reader: list, name: str, directory: pathlib.Path):
+        self.reader, self.name, self.failures = reader, name, []
+        self.case = json.loads((HERE / f"{name}.json").read_text())
+        self.store, self.out = directory / f"{name}.ckstore", directory / "out"
+        expand(self.case, self.store)
+
+    def run(self, expected: dict, command: str, *arguments: str):
+        """Runs the reader; compares exit code, kind of error ("error") and a word of its output ("word")."""
+        done = subprocess.run([*self.reader, command, str(self.store), *arguments], capture_output=True, text=True,
+                              encoding="utf-8", timeout=120)
+        output, what = done.stdout + done.stderr, " ".join((command, *arguments))
+        if done.returncode != expected["exit"]:
+            self.failures.append(f"{what}: exit code {done.returncode}, not {expected['exit']}: {output[-300:]}")
+        for key in ("error", "word"):
+            if expected.get(key) and expected[key] not in output:
+                self.failures.append(f"{what}: no {expected[key]!r} in {output[-300:]!r}")
+        if "Traceback" in output:
+            self.failures.append(f"{what}: traceback")
+        return done
+
+    def same(self, what: str, found, expected) -> None:
+        if found != expected:
+            differing = next((i for i, (a, b) in enumerate(zip(repr(found), repr(expected))) if a != b), 0)
+            start = max(0, differing - 100)
+            self.failures.append(f"{what}: ...{repr(found)[start:differing + 200]}, not ...{repr(expected)[start:differing + 200]}")
+
+    def check(self) -> list:
+        expect = self.case["expect"]
+        self.run(expect["open"], "info")
+        if expect["open"]["exit"]:
+            for command in ("list", "verify"):
+                self.run(expect["open"], command)
+            return self.failures
+        done = self.run(expect["list"], "list", "--json")
+        listing = expect["list"].get("listing")
+        if "sameAs" in expect["list"]:
+            listing = json.loads((HERE / f"{expect['list']['sameAs']}.json").read_text())["expect"]["list"]["listing"]
+        if listing:
+            self.same("list", json.loads(done.stdout), listing)
+        self.check_verify(expect["verify"])
+        for row in expect.get("contents", []):
+            self.run({"exit": 0}, "restore", row["checkpoint"], row["region"], str(self.out))
+            self.same(f"contents of {row['checkpoint']}, {row['region']}", pages_digest(self.out), row["pagesSha256"])
+        for row in expect.get("restore", []):
+            self.out.unlink(missing_ok=True)
+            self.run(row, "restore", row["checkpoint"], row["region"], str(self.out))
+            self.same(f"restored {row['checkpoint']}, {row['region']}", self.out.exists(), row["exit"] == 0)
+        for row in expect.get("generations", []):
+            done = self.run(row, "list", "--json", "--generation", str(row["generation"]))
+            names = [c["name"] for c in json.loads(done.stdout)["checkpoints"]] if done.stdout else []
+            self.same(f"generation {row['generation']}", [n in names for n in row.get("has", []) + row.get("hasNot", [])],
+                      [True] * len(row.get("has", [])) + [False] * len(row.get("hasNot", [])))
+        return self.failures
+
+    def check_verify(self, expected: dict) -> None:
+        done = self.run(expected, "verify", "--json")
+        if "damages" in expected and not expected.get("error"):
+            keys = ("checkpoint", "region", "firstPage", "pageCount")
+
+            def rows(damages):
+                return sorted(([damage[key] for key in keys] for damage in damages), key=str)
+            self.same("damages", rows(json.loads(done.stdout)["damages"]), rows(expected["damages"]))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--reader", metavar="PROGRAM")
+    parser.add_argument("--expand", nargs=2, metavar=("NAME", "FILE"))
+    options = parser.parse_args()
+    if options.expand:
+        expand(json.loads((HERE / f"{options.expand[0]}.json").read_text()), options.expand[1])
+        return 0
+    reader = [options.reader] if options.reader else [sys.executable, str(HERE.parent / "reader.py")]
+    names = options.names or sorted(path.stem for path in HERE.glob("*.json"))
+    failed = 0
+    for name in names:
+        with tempfile.TemporaryDirectory() as directory:
+            failures = Check(reader, name, pathlib.Path(directory)).check()
+        for failure in failures:
+            print(f"{name}: {failure}")
+        failed += bool(failures)
+    print(f"{len(names) - failed} of {len(names)} stores as expected")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
