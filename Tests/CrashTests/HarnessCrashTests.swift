@@ -33,8 +33,8 @@ private func failure(of defect: ToyStore.Defect?, seed: UInt64, _ change: (inout
             SimulatedDevice(size: ToyStore.deviceSize), workload: ToyProgramme.commit(10), check: ToyProgramme.check())
     }
     // Ten commits of two writes and two flushes, two marks each, and the start.
-    #expect(report.pointCount == 61)
-    #expect(report.imageCount > 10_000)
+    #expect(report.isReplay || report.pointCount == 61)
+    #expect(report.isReplay || report.imageCount > 10_000)
 }
 
 @Test(arguments: [
@@ -110,7 +110,7 @@ func `a defect seeded from below makes a right store fail`(_ defect: SeededDefec
             }
         }
     }
-    #expect(recoveries.imageCount > 20)
+    #expect(recoveries.isReplay || recoveries.imageCount > 20)
 }
 
 @Test func `the same failure is found again whatever the number of workers`() throws {
@@ -156,7 +156,7 @@ func `a defect seeded from below makes a right store fail`(_ defect: SeededDefec
             try require(byte == [0xA5], "flushed write \(flushed - 1) is gone")
         }
     }
-    #expect(report.imageCount > 90_000)
+    #expect(report.isReplay || report.imageCount > 90_000)
 }
 
 /// A device with one flushed write of ones over its first 8 KiB and one unflushed write of twos over it.

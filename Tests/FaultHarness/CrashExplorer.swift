@@ -61,7 +61,7 @@ public struct CrashExplorer: Sendable {
         let cursor = device.crashCursor()
         if let image = replayedImage(cursor) {
             try judge(image, cursor.events, check)
-            return CrashReport(pointCount: 1, imageCount: 1, duplicateCount: 0)
+            return CrashReport(pointCount: 1, imageCount: 1, isReplay: true)
         }
         let epochs = CrashExplorer.epochs(of: cursor.events)
         let randomCount = randomCountPerPoint(cursor)
@@ -196,6 +196,8 @@ public struct CrashReport: Sendable, CustomStringConvertible {
     public var imageCount = 0
     /// Images that were not checked, being equal to one that was.
     public var duplicateCount = 0
+    /// True when the environment asked for a single image: the counts say nothing then.
+    public var isReplay = false
     public var description: String {
         "\(imageCount) crash images at \(pointCount) points (\(duplicateCount) more were duplicates)"
     }
