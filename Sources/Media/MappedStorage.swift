@@ -36,6 +36,7 @@ final class MappedStorage: Sendable {
     @discardableResult
     func refreshSize() throws(MediumError) -> ByteCount {
         let size = try systemSize()
+        if size == self.size { return size }
         guard let count = Int(exactly: size.rawValue) else {
             throw .system(EOVERFLOW, medium: name, operation: "map it", length: size)
         }
@@ -82,7 +83,7 @@ final class MappedStorage: Sendable {
     /// Where that succeeds the device has recovered, and what it read is as good as any read.
     private func readPlainly(at offset: MediumOffset, into buffer: UnsafeMutableRawBufferPointer) throws(MediumError) {
         let length = ByteCount(buffer.count)
-        try checkRange(at: offset, length, "read")
+        try checkCurrentRange(at: offset, length, "read")
         let page = 4096
         var done = 0
         while done < buffer.count {
@@ -103,6 +104,12 @@ final class MappedStorage: Sendable {
         guard let end = offset.checkedAdd(length) else { throw outOfRange(offset, length, operation) }
         if end.rawValue <= size.rawValue { return }
         guard end.rawValue <= (try refreshSize()).rawValue else { throw outOfRange(offset, length, operation) }
+    }
+
+    /// Throws `.outOfRange` when the range lies behind the end as it is now, known or not.
+    func checkCurrentRange(at offset: MediumOffset, _ length: ByteCount, _ operation: String) throws(MediumError) {
+        try refreshSize()
+        try checkRange(at: offset, length, operation)
     }
 
     private static func holds(_ size: Int, _ offset: MediumOffset, _ count: Int) -> Bool {

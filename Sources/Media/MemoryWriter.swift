@@ -44,8 +44,7 @@ struct MemoryWriter: Sendable {
     private func explain(
         _ fault: ck_fault, at offset: MediumOffset, _ length: ByteCount, isLast: Bool
     ) throws(MediumError) {
-        try storage.refreshSize()
-        try storage.checkRange(at: offset, length, "write")
+        try storage.checkCurrentRange(at: offset, length, "write")
         let isBroken = fault.signal == SIGBUS && (fault.code == BUS_MCEERR_AR || fault.code == BUS_MCEERR_AO)
         if isBroken || isLast {
             throw .system(EIO, medium: storage.name, operation: "write", offset: offset, length: length)
