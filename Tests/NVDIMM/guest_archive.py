@@ -17,7 +17,7 @@ NO_DEVICE = (0, 0)
 
 
 class Archive:
-    """Collects the entries in memory order and writes them straight to `file`."""
+    """Writes entries to `file` as they are added; `finish` completes it."""
 
     def __init__(self, file):
         self.file = file
