@@ -442,7 +442,7 @@ class Builder:
         """6.2, bottom up; nodes that have not changed are used again."""
         if not entries:
             return NULL
-        level, items, lows = 0, entries, None
+        level, items = 0, entries
         while True:
             size = self.catalog_fanout
             groups = [items[i:i + size] for i in range(0, len(items), size)]
