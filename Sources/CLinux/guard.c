@@ -4,7 +4,7 @@
  * that range faults. The handler takes a fault as ours only when it comes from the kernel and its
  * address lies in the frame's range; all others go to the handler that was there before.
  * The frame costs a setjmp without signal mask, a few nanoseconds, so that any copy routine can be
- * used, and libpmem's too. SA_NODEFER keeps the mask unchanged across the jump.
+ * used, and libpmem's too; the handler restores the mask before it jumps.
  */
 #define _GNU_SOURCE
 #include "clinux_guard.h"
@@ -16,6 +16,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <string.h>
+#include <ucontext.h>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -75,6 +76,8 @@ static void on_fault(int signal, siginfo_t *info, void *context) {
     if (frame && info->si_code > 0 && address >= frame->low && address < frame->high) {
         current = NULL;
         frame->fault = (struct ck_fault){signal, info->si_code, address};
+        /* The mask as it was at the fault, whatever a wrapper around this handler has blocked. */
+        pthread_sigmask(SIG_SETMASK, &((ucontext_t *)context)->uc_sigmask, NULL);
         siglongjmp(frame->resume, 1);
     }
     pass_on(signal, info, context);

@@ -34,8 +34,16 @@ extension MappedMedium {
     /// Changes a file's size.
     func resizeFile(to size: ByteCount) throws(MediumError) {
         try requireWritable("resize it")
+        guard size.rawValue <= UInt64(Int64.max) else {
+            throw .system(EFBIG, medium: name, operation: "resize it", length: size)
+        }
+        let before = try storage.refreshSize()
         try checked(ck_set_size(storage.descriptor.number, size.rawValue), name, "resize it", length: size)
-        try storage.refreshSize()
+        do { try storage.refreshSize() } catch {
+            // It can't be mapped at that size: nobody could read what is there now.
+            if size > before { _ = ck_set_size(storage.descriptor.number, before.rawValue) }
+            throw error
+        }
     }
 
     /// The part of a range that consists of whole units of `traits.directAlignment`, or nil.

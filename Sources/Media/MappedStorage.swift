@@ -35,13 +35,16 @@ final class MappedStorage: Sendable {
     /// Looks at the size again and maps what has come.
     @discardableResult
     func refreshSize() throws(MediumError) -> ByteCount {
-        let size = try systemSize()
-        if size == self.size { return size }
-        guard let count = Int(exactly: size.rawValue) else {
-            throw .system(EOVERFLOW, medium: name, operation: "map it", length: size)
+        if try systemSize() == size { return size }
+        let result = try mapping.update { () throws(MediumError) in
+            let size = try systemSize()
+            guard let count = Int(exactly: size.rawValue) else {
+                throw .system(EOVERFLOW, medium: name, operation: "map it", length: size)
+            }
+            return count
         }
-        try checked(mapping.setLength(count), name, "map it", offset: .zero, length: size)
-        return self.size
+        try checked(result, name, "map it")
+        return size
     }
 
     private func systemSize() throws(MediumError) -> ByteCount {

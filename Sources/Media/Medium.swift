@@ -67,7 +67,8 @@ public struct MediumTraits: Sendable {
     public var directAlignment: Int
     /// The unit in which the medium erases, or 0 when that is not known.
     public var eraseUnit: ByteCount
-    /// The way writes are made, for people: "direct", "buffered", "pmem", "memory".
+    /// The way writes are made, for people: "direct", "buffered", "pmem", "memory", and for memory the
+    /// pages that it is made of where they are huge: "memory, huge pages".
     public var writeMethod: String
 
     public init(

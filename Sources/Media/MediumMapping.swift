@@ -56,10 +56,12 @@ final class MediumMapping: Sendable {
         return unsafe (length, UnsafeMutableRawPointer(bitPattern: base.load(ordering: .acquiring)))
     }
 
-    /// Makes the first `size` bytes accessible, and no more than these. Returns 0 or a negative errno
-    /// value, and then leaves everything as it was.
-    func setLength(_ size: Int) -> Int32 {
-        regions.withLock { regions in
+    /// Makes as many bytes accessible as `currentSize` says, and no more. It is asked under the lock, so
+    /// that of two who look, the one with the older answer can't have the last word. Returns 0 or a negative
+    /// errno value, and then leaves everything as it was.
+    func update(_ currentSize: () throws(MediumError) -> Int) throws(MediumError) -> Int32 {
+        try regions.withLock { (regions) throws(MediumError) -> Int32 in
+            let size = try currentSize()
             if size > regions.last?.mapped ?? 0 {
                 let result =
                     switch method {
@@ -67,13 +69,12 @@ final class MediumMapping: Sendable {
                         grow(
                             &regions, to: size, isWritable: isWritable, pageSize: pageSize,
                             prefersHugePages: prefersHugePages)
-                    case .persistentMemory: remapPersistentMemory(&regions)
+                    case .persistentMemory: remapPersistentMemory(&regions, size)
                     }
                 guard result == 0 else { return result }
             }
             base.store(regions.last?.base ?? 0, ordering: .releasing)
-            // libpmem looked at the size by itself and may have found a file that has shrunk since.
-            length.store(min(size, regions.last?.mapped ?? 0), ordering: .releasing)
+            length.store(size, ordering: .releasing)
             return 0
         }
     }
@@ -119,9 +120,15 @@ final class MediumMapping: Sendable {
         return (result, nil)
     }
 
-    private func remapPersistentMemory(_ regions: inout [Region]) -> Int32 {
+    private func remapPersistentMemory(_ regions: inout [Region], _ size: Int) -> Int32 {
         guard let (base, length, _) = unsafe PersistentMemory.map(descriptor) else { return PersistentMemory.failure }
-        regions.append(Region(base: UInt(bitPattern: base), reserved: length, mapped: length))
+        let region = Region(base: UInt(bitPattern: base), reserved: length, mapped: length)
+        // libpmem looks at the size by itself, and may have found a file that was just cut off.
+        guard length >= size else {
+            unmap(region)
+            return -EAGAIN
+        }
+        regions.append(region)
         return 0
     }
 

@@ -20,9 +20,9 @@ public func openMedium(_ locator: Locator, access: MediumAccess) throws(MediumEr
     return try locator.medium(over: descriptor, access: access)
 }
 
-/// Creates a medium of `size` bytes, open for writing and reading as zeros, and durable as far as the
-/// medium itself goes. Without `size` a device has its own, and files and memory have none until
-/// they are resized; flash needs one.
+/// Creates a medium of `size` bytes, open for writing, and durable as far as the medium itself goes.
+/// Files and memory read as zeros then, a device as whatever is on it. Without `size` a device has its own,
+/// and files and memory have none until they are resized; flash needs one.
 ///
 /// Throws `.exists` for a file or shared memory with content and `.foreignContent` for a device with
 /// a known signature, unless `force` is given; `.busy` for a device or store that somebody uses.
@@ -158,7 +158,10 @@ extension Locator {
         switch kind {
         case .raw: try RawMedium(descriptor, name: description, access: access)
         case .file: try FileMedium(descriptor, name: description, kind: .file, access: access)
-        case .ram: try RAMMedium(descriptor, name: description, access: access, pages: .small)
+        case .ram:
+            try RAMMedium(
+                descriptor, name: description, access: access,
+                pages: TransparentHugePages.sharedMemory ? .transparentHuge : .small)
         case .flash: try FlashMedium.open(descriptor, name: description, access: access)
         }
     }

@@ -3,6 +3,7 @@
 
 import Foundation
 import Media
+import Synchronization
 import Testing
 import Units
 
@@ -132,11 +133,67 @@ func `a device holds what was written`() throws {
     #expect(!small.traits.isPersistent)
     let large = try RAMMedium.anonymous(size: .mebibytes(3), hugePages: true)
     defer { large.close() }
-    #expect(["memory, huge pages", "memory, transparent huge pages"].contains(large.traits.writeMethod))
+    #expect(
+        ["memory", "memory, huge pages", "memory, transparent huge pages"].contains(large.traits.writeMethod))
     try large.reserve(at: .zero, large.size)
     let bytes = pattern(3, count: large.size.int)
     try large.write(bytes, at: 0)
     #expect(try large.bytes(at: 0, count: large.size.int) == bytes)
+}
+
+private let hugePagePool = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
+
+@Test(.enabled(if: getuid() == 0 && FileManager.default.fileExists(atPath: hugePagePool), "needs root and huge pages"))
+func `memory of huge pages is mapped, written, grown and given back in huge pages`() throws {
+    let pool = URL(fileURLWithPath: hugePagePool)
+    let before = try String(contentsOf: pool, encoding: .utf8).trimmingCharacters(in: .whitespacesAndNewlines)
+    let count = try #require(Int(before))
+    try Data("\(count + 6)\n".utf8).write(to: pool)
+    defer { try? Data("\(before)\n".utf8).write(to: pool) }
+    let medium = try RAMMedium.anonymous(size: .mebibytes(3), hugePages: true)
+    defer { medium.close() }
+    #expect(medium.traits.writeMethod == "memory, huge pages")
+    #expect(medium.size == .mebibytes(4))
+    #expect(medium.traits.directAlignment == 2 << 20)
+    let bytes = pattern(1, count: 4 << 20)
+    try medium.reserve(at: .zero, medium.size)
+    try medium.write(bytes, at: 0)
+    try medium.resize(to: .mebibytes(6))
+    try medium.write(bytes, at: 2 << 20)
+    try medium.discard(at: MediumOffset(100), .mebibytes(4))
+    #expect(try medium.bytes(at: 0, count: 2 << 20) == Array(bytes[..<(2 << 20)]))
+    #expect(try medium.bytes(at: 4 << 20, count: 2 << 20) == Array(bytes[(2 << 20)...]))
+    expectFailure(.systemLimit) { try medium.resize(to: .gibibytes(1024)) }
+    #expect(try medium.refreshSize() == .mebibytes(6))
+}
+
+@Test func `a reader never sees old bytes after a direct write has returned`() throws {
+    let directory = try ScratchDirectory()
+    let medium = try createMedium(directory.locator(), size: .mebibytes(1))
+    let reader = try openMedium(directory.locator(), access: .readOnly)
+    defer { [medium, reader].forEach { $0.close() } }
+    try medium.reserve(at: .zero, medium.size)
+    let round = Atomic(0)
+    let failure = Mutex<String?>(nil)
+    onThreads(3) { thread in
+        do {
+            guard thread == 0 else {
+                // Keeps the page cache filled with what is there at the moment.
+                while round.load(ordering: .relaxed) < 200 { _ = try reader.bytes(at: 0, count: 1 << 20) }
+                return
+            }
+            for number in 0..<200 {
+                let bytes = pattern(UInt64(number), count: 1 << 20)
+                try medium.write(bytes, at: 0)
+                guard try reader.bytes(at: 0, count: 1 << 20) == bytes else { throw Failed(text: "round \(number)") }
+                round.store(number + 1, ordering: .relaxed)
+            }
+        } catch {
+            failure.withLock { $0 = "thread \(thread): \(error)" }
+            round.store(200, ordering: .relaxed)
+        }
+    }
+    #expect(failure.withLock { $0 } == nil)
 }
 
 @Test func `stores in shared memory can be found`() throws {

@@ -39,6 +39,21 @@ import Units
     }
 }
 
+@Test func `a size that no address space holds is refused and leaves the medium as it was`() throws {
+    let directory = try ScratchDirectory()
+    for locator in [try directory.locator(), try Locator(kind: .ram, target: "test-\(UUID())")] {
+        defer { try? removeMedium(locator) }
+        let medium = try createMedium(locator, size: .mebibytes(1))
+        defer { medium.close() }
+        try medium.write(pattern(1, count: 4096), at: 0)
+        for size in [UInt64.max, UInt64(Int64.max), 1 << 62] {
+            #expect(throws: MediumError.self) { try medium.resize(to: ByteCount(size)) }
+            #expect(try medium.refreshSize() == .mebibytes(1))
+        }
+        #expect(try medium.bytes(at: 0, count: 4096) == pattern(1, count: 4096))
+    }
+}
+
 @Test func `readers run on while the medium grows under them`() throws {
     let directory = try ScratchDirectory()
     let locator = try directory.locator()
