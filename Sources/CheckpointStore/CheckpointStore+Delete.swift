@@ -1,0 +1,135 @@
+// Deleting checkpoints, and freeing what no tree names any more.
+
+import Media
+import StoreFormat
+import Units
+
+/// What a deletion did.
+public struct DeleteResult: Sendable {
+    /// The checkpoints that are gone.
+    public var deleted: [String]
+    /// Segments that became free.
+    public var freedSegments: Int
+    /// Set when nothing was freed because part of what remains can't be read: what is still needed is unknown then.
+    public var obstacle: StoreError?
+}
+
+extension CheckpointStore {
+    /// Deletes checkpoints, all in one generation, and frees the segments that nothing names any more. Durable on return.
+    ///
+    /// Works on a full store. Reads the index of every remaining checkpoint (no page data): O(index).
+    /// Readers that have a snapshot go on reading; space they need comes back when they are done.
+    /// - Throws: `.notFound` when one of them is not there (nothing is deleted then).
+    @discardableResult
+    public func delete(_ names: [String]) throws(StoreError) -> DeleteResult {
+        var result = DeleteResult(deleted: names, freedSegments: 0, obstacle: nil)
+        var claims: [SegmentIndex] = []
+        defer { unclaim(claims) }
+        let generation = try commit { transaction throws(StoreError) in
+            transaction.mayUseReserve = true
+            var doomed = Set<CheckpointID>()
+            for name in names {
+                guard let id = try catalogID(of: name, in: transaction.base) else {
+                    throw StoreError(
+                        .notFound, "there is no checkpoint of that name", remedy: "`ckstore list` shows those that there are.",
+                        medium: medium.name, checkpoint: name)
+                }
+                guard doomed.insert(id).inserted else { continue }
+                try transaction.remove(id, name: name)
+            }
+            do throws(StoreError) {
+                let live = try liveUnits(in: transaction.base, without: doomed)
+                claims = try sweep(transaction, live: live)
+                result.freedSegments = claims.count
+            } catch {
+                guard error.code == .corrupt else { throw error }
+                result.obstacle = error
+            }
+            return transaction.generation
+        }
+        // One more generation makes this one old enough for its freed segments to be used again.
+        try advanceGeneration(beyond: generation)
+        try discard(claims)
+        return result
+    }
+
+    /// For each segment of runs and index: how much of it the remaining checkpoints reach.
+    private func liveUnits(
+        in slot: Slot, without doomed: Set<CheckpointID>
+    ) throws(StoreError) -> [SegmentIndex: UInt32] {
+        var live: [SegmentIndex: UInt32] = [:]
+        var walk = TreeWalk(store: self, reportsSharing: false) { pointer, pages, _ in
+            let units = pointer.kind == .run ? UInt32(pages) : CommitTransaction.liveUnits(Int(pointer.storedLength))
+            live[pointer.segment, default: 0] += units
+        }
+        var remaining: [(CheckpointID, CatalogValue)] = []
+        try forEachInCatalog(slot.catalogByID, tree: .byID) { (key, bytes) throws(StoreError) in
+            let id = CheckpointID(key.reduce(UInt64(0)) { $0 << 8 | UInt64($1) })
+            if !doomed.contains(id) { remaining.append((id, try decodeCatalogValue(bytes))) }
+        }
+        for (id, value) in remaining { try walk.walk(value, id: id) }
+        return live
+    }
+
+    /// Frees every used segment of runs and index that nothing reaches and nobody is writing to. Returns those, still
+    /// claimed by this handle.
+    private func sweep(
+        _ transaction: CommitTransaction, live: [SegmentIndex: UInt32]
+    ) throws(StoreError) -> [SegmentIndex] {
+        var freed: [SegmentIndex] = []
+        do {
+            var table = TableReader(store: self, slot: transaction.base)
+            for number in 0..<UInt64(transaction.base.geometry.segmentCount) {
+                let segment = SegmentIndex(number)
+                let entry = try table.entry(segment)
+                guard entry.isUsed, entry.segmentClass != .catalog else { continue }
+                if let units = live[segment] {
+                    if units != entry.live { try transaction.table.update(segment) { $0.live = units } }
+                } else if try claimForFreeing(segment) {
+                    freed.append(segment)
+                    try transaction.free(segment)
+                }
+            }
+        } catch {
+            unclaim(freed)
+            throw error
+        }
+        return freed
+    }
+
+    /// False when somebody appends to it right now.
+    private func claimForFreeing(_ segment: SegmentIndex) throws(StoreError) -> Bool {
+        try state.withLock { (state) throws(StoreError) in
+            guard !state.claims.contains(segment) else { return false }
+            let locked = try onMedium { () throws(MediumError) in
+                try medium.locks.tryLock(LockLayout.claim(segment), .exclusive)
+            }
+            if locked { state.claims.insert(segment) }
+            return locked
+        }
+    }
+
+    private func unclaim(_ segments: [SegmentIndex]) {
+        state.withLock { state in
+            guard !state.isClosed else { return }
+            for segment in segments where state.claims.remove(segment) != nil {
+                try? medium.locks.unlock(LockLayout.claim(segment))
+            }
+        }
+    }
+
+    /// Gives the medium back what was freed, unless somebody may still read it in an older generation.
+    private func discard(_ claimed: [SegmentIndex]) throws(StoreError) {
+        guard !claimed.isEmpty else { return }
+        let slot = try settledSlot()
+        var table = TableReader(store: self, slot: slot)
+        for segment in claimed {
+            let entry = try table.entry(segment)
+            guard !entry.isUsed, try obstacle(to: entry, slot) == nil else { continue }
+            let offset = slot.geometry.offset(of: segment)
+            try onMedium { () throws(MediumError) in
+                try medium.discard(at: offset, ByteCount(UInt64(slot.geometry.segmentSize)))
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+// What a store holds and where its space is.
+
+import Media
+import StoreFormat
+import Units
+
+/// The figures of a store.
+public struct StoreInfo: Sendable {
+    public var medium: String
+    public var traits: MediumTraits
+    public var uuid: StoreUUID
+    public var generation: Generation
+    public var geometry: Geometry
+    public var checkpointCount: Int
+    /// Names of the features that the store uses.
+    public var features: [String]
+    public var usedSegments: Int
+    public var reserveSegments: Int
+    /// Bytes that all regions of all checkpoints would take unpacked, zeros included.
+    public var logicalBytes: ByteCount
+    /// Bytes of pages that are not zero, in all checkpoints.
+    public var nonZeroBytes: ByteCount
+    /// Bytes of page runs that checkpoints reach.
+    public var runBytes: ByteCount
+    /// Bytes of index blocks that checkpoints reach.
+    public var indexBytes: ByteCount
+    /// Bytes of the catalog and the segment table.
+    public var catalogBytes: ByteCount
+    /// The part of run and index bytes that several checkpoints reach.
+    public var sharedBytes: ByteCount
+    /// Committed bytes that nothing reaches.
+    public var deadBytes: ByteCount
+    /// Bytes that new checkpoints can fill, the reserve not counted.
+    public var freeBytes: ByteCount
+
+    /// Everything reachable.
+    public var liveBytes: ByteCount { runBytes + indexBytes + catalogBytes }
+    /// Unpacked bytes for each byte that is live; nil for an empty store.
+    public var ratio: Double? {
+        liveBytes.rawValue == 0 ? nil : Double(logicalBytes.rawValue) / Double(liveBytes.rawValue)
+    }
+}
+
+extension CheckpointStore {
+    /// Counts where the store's space is. Reads the whole index, no page data.
+    public func info() throws(StoreError) -> StoreInfo {
+        let snapshot = try snapshot()
+        let slot = snapshot.slot
+        var info = StoreInfo(
+            medium: medium.name, traits: medium.traits, uuid: slot.uuid, generation: slot.generation, geometry: slot.geometry,
+            checkpointCount: Int(slot.checkpointCount), features: slot.featureNames.map(\.name),
+            usedSegments: Int(slot.usedSegments), reserveSegments: Int(slot.reserveSegments), logicalBytes: .zero,
+            nonZeroBytes: .zero, runBytes: .zero, indexBytes: .zero, catalogBytes: .zero, sharedBytes: .zero, deadBytes: .zero,
+            freeBytes: .zero)
+        try countTrees(slot, &info)
+        try countSegments(slot, &info)
+        return info
+    }
+
+    private func countTrees(_ slot: Slot, _ info: inout StoreInfo) throws(StoreError) {
+        var (runs, index, shared) = (UInt64(0), UInt64(0), UInt64(0))
+        var walk = TreeWalk(store: self, reportsSharing: true) { pointer, _, isShared in
+            let bytes = UInt64(roundUp(Int(pointer.storedLength), to: blockAlignment))
+            if isShared { shared += bytes } else if pointer.kind == .run { runs += bytes } else { index += bytes }
+        }
+        var all: [(CheckpointID, CatalogValue)] = []
+        try forEachInCatalog(slot.catalogByID, tree: .byID) { (key, bytes) throws(StoreError) in
+            all.append((CheckpointID(key.reduce(UInt64(0)) { $0 << 8 | UInt64($1) }), try decodeCatalogValue(bytes)))
+        }
+        for (id, value) in all {
+            try walk.walk(value, id: id)
+            for region in try readRecord(value, id: id).regions {
+                info.logicalBytes += region.byteLength
+                info.nonZeroBytes += region.storedPages.bytes
+            }
+        }
+        info.runBytes = ByteCount(runs)
+        info.indexBytes = ByteCount(index)
+        info.sharedBytes = ByteCount(shared)
+    }
+
+    private func countSegments(_ slot: Slot, _ info: inout StoreInfo) throws(StoreError) {
+        var table = TableReader(store: self, slot: slot)
+        var committed: UInt64 = 0
+        var number: UInt64 = 0
+        while number < UInt64(slot.geometry.segmentCount) {
+            guard let leaf = try table.leaf(of: SegmentIndex(number)) else {
+                number += UInt64(TableReader.fanOut)
+                continue
+            }
+            for entry in leaf.entries where entry.isUsed {
+                committed += UInt64(entry.committedLength)
+                if entry.segmentClass == .catalog {
+                    info.catalogBytes += ByteCount(UInt64(entry.live) * UInt64(blockAlignment))
+                }
+            }
+            number += UInt64(TableReader.fanOut)
+        }
+        let segmentSize = UInt64(slot.geometry.segmentSize)
+        let used = UInt64(slot.usedSegments) * segmentSize
+        let keep = UInt64(slot.reserveSegments) * segmentSize
+        let unused = UInt64(slot.geometry.segmentCount) * segmentSize - used
+        info.freeBytes = ByteCount(unused > keep ? unused - keep : 0)
+        let live = info.liveBytes.rawValue
+        info.deadBytes = ByteCount(committed > live ? committed - live : 0)
+    }
+}

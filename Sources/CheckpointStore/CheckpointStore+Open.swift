@@ -1,0 +1,95 @@
+// Opening a store.
+
+import Media
+import StoreFormat
+import Units
+
+extension CheckpointStore {
+    /// Opens the store on `medium`, which the handle then owns.
+    ///
+    /// Constant time, whatever the size of the store. A store with features that only forbid writing is
+    /// opened for reading, as is one on a read-only medium.
+    ///
+    /// - Parameter generation: an older state to look at, for reading only; nil: the newest.
+    /// - Throws: `.notAStore`, `.corrupt`, `.truncated`, `.unsupported`, `.busy` (it is being
+    ///   created or shrunk), `.notFound` (no such generation).
+    public static func open(
+        _ medium: any Medium, generation: Generation? = nil, environment: StoreEnvironment = StoreEnvironment()
+    ) throws(StoreError) -> CheckpointStore {
+        try takePresence(medium)
+        let ring = try SlotRing.read(medium, generation: generation)
+        if let lost = ring.lost, generation == nil {
+            throw lostError(lost, ring: ring, medium)
+        }
+        do { try Feature.check(ring.slot) } catch {
+            throw StoreError(
+                .unsupported, "\(error)", remedy: "Use a newer ckstore to open it.", medium: medium.name)
+        }
+        let needed = ring.slot.geometry.requiredSize
+        if try onMedium({ () throws(MediumError) in try medium.refreshSize() }) < needed {
+            throw StoreError(
+                .truncated, "the medium has \(medium.size) bytes, the store on it needs \(needed)",
+                remedy: "Give it back its full size, or restore it from a replica.", medium: medium.name,
+                offset: MediumOffset(medium.size.rawValue))
+        }
+        let store = CheckpointStore(
+            medium: medium, slot: ring.slot,
+            isReadOnly: medium.traits.isReadOnly || generation != nil || Feature.requiresReadOnly(ring.slot),
+            pinnedGeneration: generation, environment: environment)
+        if generation == nil { try store.checkNothingBehindCatalog(ring) }
+        return store
+    }
+
+    /// Shows that this process has the store open; others then can't replace or shrink it.
+    static func takePresence(_ medium: any Medium) throws(StoreError) {
+        let taken = try onMedium { () throws(MediumError) in try medium.locks.tryLock(LockLayout.presence, .shared) }
+        guard taken else {
+            let holders = medium.locks.holders(of: LockLayout.presence)
+            throw StoreError(
+                .busy, "it is being created or resized by \(LockHolder.list(holders))", remedy: "Try again when that is done.",
+                medium: medium.name)
+        }
+    }
+
+    /// Blocks of a generation that only a later slot can have committed show that slots were lost
+    /// (format, 3.2 step 6).
+    private func checkNothingBehindCatalog(_ ring: RingState) throws(StoreError) {
+        let slot = ring.slot
+        guard let segment = slot.catalogSegment else { return }
+        var table = TableReader(store: self, slot: slot)
+        let entry = try table.entry(segment)
+        guard entry.isUsed, entry.segmentClass == .catalog else {
+            throw StoreError(
+                .corrupt, "the catalog's segment \(segment) is not in use as such", remedy: "Run `ckstore verify`.",
+                medium: medium.name)
+        }
+        let room = Int(slot.geometry.segmentSize - entry.committedLength)
+        guard room >= BlockHeader.encodedLength else { return }
+        let offset = slot.geometry.offset(of: segment) + ByteCount(UInt64(entry.committedLength))
+        let bytes = try medium.bytes(at: offset, count: min(room, CatalogNode.maximumLength))
+        guard let header = unsafe try? Block.peek(bytes.span.bytes) else { return }
+        let isTree = [BlockKind.catalogNode, .tableLeaf, .tableInner].contains(header.kind)
+        if isTree, header.birth.rawValue >= slot.generation.rawValue + 2,
+            try newestSlot().generation == slot.generation
+        {
+            let lost =
+                "superblock lost: there are catalog nodes of generation \(header.birth.rawValue), but the newest slot is of "
+                + "generation \(slot.generation)"
+            throw Self.lostError(lost, ring: ring, medium)
+        }
+    }
+
+    private static func lostError(_ reason: String, ring: RingState, _ medium: any Medium) -> StoreError {
+        StoreError(
+            .corrupt, reason,
+            remedy: "Open generation \(ring.slot.generation) for reading (--generation) if an older state will do.",
+            medium: medium.name)
+    }
+}
+
+extension LockHolder {
+    /// The holders in words.
+    static func list(_ holders: [LockHolder]) -> String {
+        holders.isEmpty ? "another process" : holders.map(\.description).joined(separator: ", ")
+    }
+}

@@ -1,0 +1,86 @@
+// Taking the commit lock, and what has to be right before anything is committed.
+
+import Media
+import StoreFormat
+import Units
+
+extension CheckpointStore {
+    /// Runs `body` on a transaction under the commit lock and makes its result durable.
+    ///
+    /// - Throws: what `body` throws (nothing is changed then), `.busy` when another process holds
+    ///   the lock for longer than the environment allows, `.storeFailed` when a flush failed.
+    func commit<R>(
+        segmentCount: UInt32? = nil, _ body: (CommitTransaction) throws(StoreError) -> R
+    ) throws(StoreError) -> R {
+        try underCommitLock { base throws(StoreError) in
+            let transaction = try CommitTransaction(store: self, base: base, segmentCount: segmentCount)
+            let result = try body(transaction)
+            try adopt(try transaction.finish())
+            return result
+        }
+    }
+
+    /// Makes a generation with the same roots, so that what the newest one freed may be used again.
+    func advanceGeneration(beyond generation: Generation) throws(StoreError) {
+        try underCommitLock { base throws(StoreError) in
+            guard base.generation == generation else { return }
+            try adopt(try CommitTransaction(store: self, base: base).finishUnchanged())
+        }
+    }
+
+    private func adopt(_ slot: Slot) throws(StoreError) {
+        state.withLock { state in
+            state.newest = slot
+            state.settled = slot.generation
+        }
+    }
+
+    private func underCommitLock<R>(_ body: (Slot) throws(StoreError) -> R) throws(StoreError) -> R {
+        try checkUsable(forWriting: true)
+        return try commitGate.withLock { (_) throws(StoreError) in
+            try onMedium { () throws(MediumError) in
+                try medium.locks.lock(LockLayout.commit, .exclusive, timeout: environment.commitTimeout)
+            }
+            // An unlock that fails leaves the lock to the end of the process; others then say `busy`.
+            defer { try? medium.locks.unlock(LockLayout.commit) }
+            try checkUsable(forWriting: true)
+            return try body(try prepareBase())
+        }
+    }
+
+    /// The state to build on: the newest, flushed, both twins whole, verified when it was poisoned.
+    private func prepareBase() throws(StoreError) -> Slot {
+        let slot = try settledSlot()
+        let ring = try SlotRing.read(medium, generation: nil)
+        guard ring.slot.generation == slot.generation else {
+            throw StoreError(
+                .corrupt, "the newest superblock slot changed under the commit lock",
+                remedy: "Something writes to the medium that does not keep to the store's locks.", medium: medium.name)
+        }
+        for twin in ring.damagedTwins { try SlotRing.write(slot, twin: twin, to: medium) }
+        if !ring.damagedTwins.isEmpty {
+            do { try onMedium { () throws(MediumError) in try medium.flush() } } catch { throw fail(error) }
+        }
+        if slot.kind == .poisoned { try requireSound(slot) }
+        return slot
+    }
+
+    /// After a failed flush nothing is taken for granted: every block is read before anything is built on it.
+    private func requireSound(_ slot: Slot) throws(StoreError) {
+        let report = try verify(slot: slot, options: VerifyOptions())
+        if let first = report.damages.first {
+            throw StoreError(
+                .corrupt, "a flush failed earlier, and the store has \(report.damages.count) damaged places: \(first)",
+                remedy: "Restore the store from a replica, or read what is intact.", medium: medium.name)
+        }
+    }
+
+    static func nameTaken(_ name: String, _ medium: any Medium) -> StoreError {
+        StoreError(
+            .exists, "there is a checkpoint of that name already", remedy: "Choose another name, or delete it first.",
+            medium: medium.name, checkpoint: name)
+    }
+
+    /// Segments kept for delete, compaction and abort: at least 4, and 1%.
+    static func reserve(of segmentCount: UInt32) -> UInt32 { max(4, segmentCount / 100) }
+}

@@ -1,0 +1,289 @@
+// One commit: a new generation made from the newest one under the commit lock (format, 3.3 and 8).
+//
+// Invariants:
+// - The transaction is based on the newest slot read under the lock, and changes are applied to that.
+// - Order: nodes, flush, both twins of the slot, flush. Nothing the newest generation names is overwritten.
+// - When the outcome of the last flush is unknown, the new slots are poisoned and the handle fails.
+
+import Media
+import StoreFormat
+import Units
+
+/// What a commit does to the state it finds. Confined to the committing thread.
+final class CommitTransaction {
+    let store: CheckpointStore
+    /// The state that this commit is based on.
+    let base: Slot
+    /// The generation being made.
+    let generation: Generation
+    let byID: CatalogEditor
+    let byName: CatalogEditor
+    let table: TableEditor
+    /// The new state; roots are filled in at the end.
+    var slot: Slot
+    /// Whether the reserve may be used: for delete, compaction, abort.
+    var mayUseReserve = false
+    private var freshCatalogSegments: [SegmentClaim] = []
+
+    init(store: CheckpointStore, base: Slot, segmentCount: UInt32? = nil) throws(StoreError) {
+        self.store = store
+        self.base = base
+        generation = base.generation.next
+        byID = CatalogEditor(store: store, tree: .byID, root: base.catalogByID)
+        byName = CatalogEditor(store: store, tree: .byName, root: base.catalogByName)
+        slot = base
+        slot.generation = generation
+        slot.baseGeneration = generation
+        slot.kind = .commit
+        slot.commitTimeNanoseconds = store.environment.nowNanoseconds()
+        if let segmentCount {
+            slot.geometry.segmentCount = segmentCount
+            slot.reserveSegments = CheckpointStore.reserve(of: segmentCount)
+        }
+        table = try TableEditor(store: store, slot: base, segmentCount: slot.geometry.segmentCount)
+    }
+
+    // MARK: changes
+
+    /// Adds a checkpoint whose record is stored. Its name must be free and its parent still there.
+    func add(_ record: CheckpointRecord, at pointer: BlockPointer) throws(StoreError) {
+        if let parent = record.parent, try byID.value(of: parent.catalogKey) == nil {
+            throw StoreError(
+                .wrongBase, "its parent \(parent) has been deleted meanwhile",
+                remedy: "Save again with another parent, or with none.", medium: store.medium.name, checkpoint: record.name)
+        }
+        let name = Array(record.name.utf8)
+        guard try byName.value(of: name) == nil, try byID.value(of: record.id.catalogKey) == nil else {
+            throw CheckpointStore.nameTaken(record.name, store.medium)
+        }
+        let value = CatalogValue(record: pointer, generation: generation, flags: 0)
+        try byID.insert(record.id.catalogKey, value.encoded())
+        try byName.insert(name, record.id.catalogValue)
+        slot.checkpointCount += 1
+    }
+
+    /// Takes a checkpoint out of the catalog. What it alone names is freed by whoever sweeps.
+    func remove(_ id: CheckpointID, name: String) throws(StoreError) {
+        guard try byID.remove(id.catalogKey), try byName.remove(Array(name.utf8)) else {
+            throw StoreError(.corrupt, "the catalog's trees disagree", medium: store.medium.name, checkpoint: name)
+        }
+        slot.checkpointCount -= 1
+    }
+
+    /// Records what a checkpoint appended to a segment that its writer has claimed.
+    func append(_ use: SegmentUse) throws(StoreError) {
+        var isNew = false
+        try table.update(use.segment) { entry in
+            isNew = !entry.isUsed
+            if isNew { entry = .neverUsed }
+            entry.isUsed = true
+            entry.segmentClass = use.segmentClass
+            entry.committedLength = UInt32(use.committedLength)
+            entry.live = entry.live.addingReportingOverflow(use.live).overflow ? .max : entry.live + use.live
+            entry.birth = use.birth
+        }
+        if isNew { slot.usedSegments += 1 }
+        slot.allocationHint = use.segment
+    }
+
+    /// Frees a used segment that no tree of the new generation names.
+    func free(_ segment: SegmentIndex) throws(StoreError) {
+        let freedGeneration = generation
+        try table.update(segment) { entry in
+            entry = SegmentEntry(
+                isUsed: false, segmentClass: entry.segmentClass, committedLength: 0, live: 0, birth: entry.birth,
+                freedGeneration: freedGeneration)
+        }
+        slot.usedSegments -= 1
+    }
+
+    // MARK: finishing
+
+    /// Writes everything and makes it durable. On return the new generation is the store's newest.
+    func finish() throws(StoreError) -> Slot {
+        defer { store.release(freshCatalogSegments) }
+        try writeNodes()
+        if !mayUseReserve, slot.usedSegments > base.usedSegments,
+            UInt64(slot.usedSegments) + UInt64(slot.reserveSegments) > UInt64(slot.geometry.segmentCount)
+        {
+            throw store.fullError(slot)
+        }
+        do { try onMedium { () throws(MediumError) in try store.medium.flush() } } catch { throw store.fail(error) }
+        try publish()
+        return slot
+    }
+
+    /// A generation with the same roots: it makes the one before it older, and nothing else.
+    func finishUnchanged() throws(StoreError) -> Slot {
+        try publish()
+        return slot
+    }
+
+    private func publish() throws(StoreError) {
+        do {
+            for twin in [UInt8(0), 1] { try SlotRing.write(slot, twin: twin, to: store.medium) }
+            try onMedium { () throws(MediumError) in try store.medium.flush() }
+        } catch {
+            poison()
+            throw store.fail(error)
+        }
+    }
+
+    /// Takes the new slots back as far as the medium still listens: whether they had become durable is
+    /// unknown, and later openers must verify before they write. Failures here change nothing about that.
+    private func poison() {
+        var poisoned = base
+        poisoned.kind = .poisoned
+        poisoned.generation = generation
+        poisoned.baseGeneration = base.baseGeneration
+        for twin in [UInt8(0), 1] { try? SlotRing.write(poisoned, twin: twin, to: store.medium) }
+        try? store.medium.flush()
+    }
+
+    // MARK: catalog and table nodes
+
+    private struct Placement {
+        var node: any CommitNode
+        var segment: SegmentIndex
+        var offset: Int
+    }
+
+    /// Finds places for all edited nodes (which segments are touched decides which table nodes are edited, and so
+    /// on until nothing is added), then writes them.
+    private func writeNodes() throws(StoreError) {
+        var placements: [Placement]
+        var ends: [(segment: SegmentIndex, start: Int, end: Int)]
+        while true {
+            let before = (table.numberOfDirtyNodes, freshCatalogSegments.count)
+            let nodes = editedNodes()
+            for origin in replaced(by: nodes) { try table.touch(origin.segment) }
+            (placements, ends) = try place(nodes)
+            for end in ends { try table.touch(end.segment) }
+            if before == (table.numberOfDirtyNodes, freshCatalogSegments.count) { break }
+        }
+        try account(placements, ends: ends)
+        try write(placements, ends: ends)
+        slot.catalogByID = byID.rootPointer
+        slot.catalogByName = byName.rootPointer
+        slot.segmentTable = table.rootPointer
+    }
+
+    private func editedNodes() -> [any CommitNode] {
+        byID.dirtyNodes() as [any CommitNode] + byName.dirtyNodes() + table.dirtyNodes()
+    }
+
+    private func replaced(by nodes: [any CommitNode]) -> [BlockPointer] {
+        nodes.compactMap(\.origin) + byID.dropped + byName.dropped
+    }
+
+    /// Lays the nodes out behind what is committed, claiming segments as needed.
+    private func place(
+        _ nodes: [any CommitNode]
+    ) throws(StoreError) -> ([Placement], [(segment: SegmentIndex, start: Int, end: Int)]) {
+        let size = Int(slot.geometry.segmentSize)
+        let unit = Int(slot.geometry.commitUnit)
+        var ends: [(segment: SegmentIndex, start: Int, end: Int)] = []
+        if let current = base.catalogSegment {
+            let start = Int(try committedLength(of: current))
+            ends.append((current, start, start))
+        }
+        var fresh = freshCatalogSegments[...]
+        var placements: [Placement] = []
+        for node in nodes {
+            let length = roundUp(node.encodedLength, to: blockAlignment)
+            if ends.isEmpty || roundUp(ends[ends.count - 1].end + length, to: unit) > size {
+                if fresh.isEmpty {
+                    freshCatalogSegments.append(try store.claimSegment(.catalog, base: base, mayUseReserve: true))
+                    fresh = freshCatalogSegments.suffix(1)
+                }
+                let claim = fresh.removeFirst()
+                ends.append((claim.segment, 0, SegmentHeader.encodedLength))
+            }
+            placements.append(Placement(node: node, segment: ends[ends.count - 1].segment, offset: ends[ends.count - 1].end))
+            ends[ends.count - 1].end += length
+        }
+        return (placements, ends.filter { $0.end > $0.start })
+    }
+
+    private func committedLength(of segment: SegmentIndex) throws(StoreError) -> UInt32 {
+        var reader = TableReader(store: store, slot: base)
+        return try reader.entry(segment).committedLength
+    }
+
+    /// Brings the entries of the catalog's segments up to date: what is written, what it replaces.
+    private func account(
+        _ placements: [Placement], ends: [(segment: SegmentIndex, start: Int, end: Int)]
+    ) throws(StoreError) {
+        let unit = Int(slot.geometry.commitUnit)
+        let birth = BlockBirth(generation)
+        for end in ends {
+            var isNew = false
+            try table.update(end.segment) { entry in
+                isNew = !entry.isUsed
+                if isNew { entry = .neverUsed }
+                entry.isUsed = true
+                entry.segmentClass = .catalog
+                entry.committedLength = UInt32(roundUp(end.end, to: unit))
+                entry.birth = birth
+            }
+            if isNew { slot.usedSegments += 1 }
+        }
+        for placement in placements {
+            try table.update(placement.segment) { $0.live += Self.liveUnits(placement.node.encodedLength) }
+        }
+        if let last = ends.last { slot.catalogSegment = last.segment }
+        for origin in replaced(by: placements.map(\.node)) {
+            let units = Self.liveUnits(Int(origin.storedLength))
+            var entry = try table.entry(origin.segment)
+            guard entry.isUsed, entry.live >= units else {
+                throw StoreError(
+                    .corrupt, "the segment table counts less than is live in segment \(origin.segment)",
+                    remedy: "Run `ckstore verify`.", medium: store.medium.name)
+            }
+            entry.live -= units
+            let updated = entry
+            try table.update(origin.segment) { $0 = updated }
+            if updated.live == 0, slot.catalogSegment != origin.segment { try free(origin.segment) }
+        }
+    }
+
+    /// The share of a block in its segment's `live`: its bytes in steps of 64.
+    static func liveUnits(_ length: Int) -> UInt32 { UInt32(roundUp(length, to: blockAlignment) / blockAlignment) }
+
+    private func write(
+        _ placements: [Placement], ends: [(segment: SegmentIndex, start: Int, end: Int)]
+    ) throws(StoreError) {
+        let unit = Int(slot.geometry.commitUnit)
+        var remaining = placements[...]
+        for end in ends {
+            let buffer = AlignedBuffer(count: roundUp(end.end, to: unit) - end.start)
+            buffer.clear(0..<buffer.count)
+            if end.start == 0 { unsafe buffer.bytes.copyBytes(from: header(of: end.segment)) }
+            while let placement = remaining.first, placement.segment == end.segment {
+                remaining.removeFirst()
+                let bytes = placement.node.encoded(birth: BlockBirth(generation))
+                unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[(placement.offset - end.start)...])
+                    .copyBytes(from: bytes)
+                placement.node.stored = try pointer(to: bytes, placement)
+            }
+            let offset = slot.geometry.offset(of: end.segment) + ByteCount(end.start)
+            try onMedium { () throws(MediumError) in
+                unsafe try store.medium.write(at: offset, UnsafeRawBufferPointer(buffer.bytes))
+            }
+        }
+    }
+
+    private func pointer(to bytes: [UInt8], _ placement: Placement) throws(StoreError) -> BlockPointer {
+        guard let header = unsafe try? Block.peek(bytes.span.bytes) else { preconditionFailure("encoders seal their blocks") }
+        return BlockPointer(
+            segment: placement.segment, offset: SegmentOffset(placement.offset), storedLength: header.storedLength,
+            kind: header.kind, codec: .raw, keyID: 0, birth: header.birth, checksum: header.checksum)
+    }
+
+    private func header(of segment: SegmentIndex) -> [UInt8] {
+        SegmentHeader(
+            storeUUID: slot.uuid, segment: segment, segmentClass: .catalog, baseGeneration: base.generation,
+            segmentSize: slot.geometry.segmentSize, birth: BlockBirth(generation)
+        ).encoded()
+    }
+}

@@ -1,0 +1,226 @@
+// Claiming segments to write to (format, 8 rules 2-4, 7).
+//
+// Invariant: a segment is chosen by what a settled slot said *after* its claim lock was taken.
+
+import Media
+import StoreFormat
+import Units
+
+/// A segment that this handle may append to until it is released.
+struct SegmentClaim: Sendable {
+    var segment: SegmentIndex
+    /// Where to append: 0 in a fresh segment, which needs a header first.
+    var start: Int
+    /// True when the segment was free.
+    var isFresh: Bool
+    /// The newest durable generation when it was claimed.
+    var baseGeneration: Generation
+}
+
+/// What keeps a free segment from being used yet.
+enum SegmentObstacle: Hashable, Sendable {
+    /// It became free in the newest generation: the one before must stay whole.
+    case freedTooRecently
+    /// It became free in this generation, and older ones are still being read.
+    case heldByReaders(Generation)
+}
+
+/// What a checkpoint wrote in one segment.
+struct SegmentUse: Sendable {
+    var segment: SegmentIndex
+    var segmentClass: SegmentClass
+    /// The first byte and the end of its blocks.
+    var firstOffset: Int
+    var endOffset: Int
+    /// Where the next writer may append, commit record included; known at the end.
+    var committedLength: Int
+    /// Runs: pages; else 64-byte units.
+    var live: UInt32
+    var birth: BlockBirth
+}
+
+extension CheckpointStore {
+    /// Room below which a partly filled segment is not worth appending to.
+    private func worthwhileRoom(_ geometry: Geometry) -> Int { min(Int(geometry.segmentSize) / 4, 256 << 10) }
+
+    /// Claims a segment for blocks of one class: a partly filled one of that class, or a free one.
+    ///
+    /// - Parameter base: for the catalog, the slot under the commit lock; nil: the newest settled slot.
+    /// - Throws: `.noSpace` when no segment is left beyond the reserve, or the medium has no room.
+    func claimSegment(
+        _ segmentClass: SegmentClass, base: Slot? = nil, mayUseReserve: Bool = false
+    ) throws(StoreError) -> SegmentClaim {
+        try checkUsable(forWriting: true)
+        if segmentClass != .catalog, let claim = try claimPartlyFilled(segmentClass) { return claim }
+        while true {
+            let slot: Slot
+            if let base { slot = base } else { slot = try settledSlot() }
+            let fresh = state.withLock { $0.freshClaims }
+            let taken = UInt64(slot.usedSegments) + UInt64(fresh) + (mayUseReserve ? 0 : UInt64(slot.reserveSegments))
+            guard taken < UInt64(slot.geometry.segmentCount) else { throw fullError(slot) }
+            switch try searchFree(slot, segmentClass) {
+            case .found(let claim): return claim
+            case .obstacle(.freedTooRecently) where base == nil: try advanceGeneration(beyond: slot.generation)
+            case .obstacle(.freedTooRecently), .none: throw fullError(slot)
+            case .obstacle(.heldByReaders(let generation)): throw heldError(slot, generation)
+            }
+        }
+    }
+
+    /// Gives claims up. What was written to them without a commit is free space again.
+    func release(_ claims: [SegmentClaim]) {
+        state.withLock { state in
+            guard !state.isClosed else { return }
+            for claim in claims where state.claims.remove(claim.segment) != nil {
+                if claim.isFresh { state.freshClaims -= 1 }
+                try? medium.locks.unlock(LockLayout.claim(claim.segment))
+            }
+        }
+    }
+
+    /// Remembers segments that a committed checkpoint left partly filled.
+    func remember(_ uses: [SegmentUse]) {
+        let geometry = geometry
+        let room = worthwhileRoom(geometry)
+        state.withLock { state in
+            for use in uses where Int(geometry.segmentSize) - use.committedLength >= room {
+                var list = state.partlyFilled[use.segmentClass] ?? []
+                if !list.contains(use.segment) { list.append(use.segment) }
+                state.partlyFilled[use.segmentClass] = list.suffix(16)
+            }
+        }
+    }
+
+    // MARK: partly filled segments
+
+    private func claimPartlyFilled(_ segmentClass: SegmentClass) throws(StoreError) -> SegmentClaim? {
+        if state.withLock({ $0.cursor == nil }) { try lookAroundHint() }
+        while let candidate = state.withLock({ $0.partlyFilled[segmentClass]?.popLast() }) {
+            guard try lockClaim(candidate) else { continue }
+            let slot = try settledSlot()
+            var table = TableReader(store: self, slot: slot)
+            let entry = try table.entry(candidate)
+            let room = Int(slot.geometry.segmentSize) - Int(entry.committedLength)
+            if entry.isUsed, entry.segmentClass == segmentClass, room >= worthwhileRoom(slot.geometry) {
+                return SegmentClaim(
+                    segment: candidate, start: Int(entry.committedLength), isFresh: false, baseGeneration: slot.generation)
+            }
+            unlockClaim(candidate)
+        }
+        return nil
+    }
+
+    /// A fresh handle knows no partly filled segments: the last ones written are near the hint.
+    private func lookAroundHint() throws(StoreError) {
+        let slot = try settledSlot()
+        state.withLock { $0.cursor = slot.allocationHint }
+        var table = TableReader(store: self, slot: slot)
+        guard let leaf = try table.leaf(of: slot.allocationHint) else { return }
+        let room = worthwhileRoom(slot.geometry)
+        var found: [SegmentClass: [SegmentIndex]] = [:]
+        for (index, entry) in leaf.entries.enumerated() where entry.isUsed {
+            guard let segmentClass = entry.segmentClass,
+                Int(slot.geometry.segmentSize) - Int(entry.committedLength) >= room
+            else { continue }
+            found[segmentClass, default: []].append(SegmentIndex(leaf.firstSegment.rawValue + UInt64(index)))
+        }
+        state.withLock { $0.partlyFilled = found }
+    }
+
+    // MARK: free segments
+
+    private enum Search {
+        case found(SegmentClaim)
+        case obstacle(SegmentObstacle)
+        case none
+    }
+
+    /// Goes once round the table from the cursor.
+    private func searchFree(_ slot: Slot, _ segmentClass: SegmentClass) throws(StoreError) -> Search {
+        let count = UInt64(slot.geometry.segmentCount)
+        var table = TableReader(store: self, slot: slot)
+        var outcome = Search.none
+        let start = state.withLock { ($0.cursor ?? slot.allocationHint).rawValue } % count
+        for step in 0..<count {
+            let segment = SegmentIndex((start + step) % count)
+            let entry = try table.entry(segment)
+            guard !entry.isUsed, state.withLock({ !$0.claims.contains(segment) }) else { continue }
+            if let obstacle = try obstacle(to: entry, slot) {
+                outcome = .obstacle(obstacle)
+                continue
+            }
+            if let claim = try claimFree(segment, slot) {
+                state.withLock { $0.cursor = SegmentIndex((segment.rawValue + 1) % count) }
+                return .found(claim)
+            }
+        }
+        return outcome
+    }
+
+    /// What keeps a free segment from being used yet; nil when nothing does.
+    func obstacle(to entry: SegmentEntry, _ slot: Slot) throws(StoreError) -> SegmentObstacle? {
+        let freed = entry.freedGeneration
+        guard freed.rawValue > 0 else { return nil }
+        guard freed < slot.generation else { return .freedTooRecently }
+        if let oldest = state.withLock({ $0.registrations.keys.min() }), oldest < freed { return .heldByReaders(freed) }
+        let free = try onMedium { () throws(MediumError) in
+            try medium.locks.isFree(LockLayout.registrations(below: freed), for: .exclusive)
+        }
+        return free ? nil : .heldByReaders(freed)
+    }
+
+    /// Locks a free segment and looks again. Nil when somebody else was faster.
+    private func claimFree(_ segment: SegmentIndex, _ seen: Slot) throws(StoreError) -> SegmentClaim? {
+        guard try lockClaim(segment) else { return nil }
+        var keep = false
+        defer { if !keep { unlockClaim(segment) } }
+        let slot = try settledSlot()
+        var table = TableReader(store: self, slot: slot)
+        let entry = try table.entry(segment)
+        guard !entry.isUsed, try obstacle(to: entry, slot) == nil else { return nil }
+        let offset = slot.geometry.offset(of: segment)
+        try onMedium { () throws(MediumError) in
+            try medium.reserve(at: offset, ByteCount(UInt64(slot.geometry.segmentSize)))
+        }
+        state.withLock { $0.freshClaims += 1 }
+        keep = true
+        return SegmentClaim(segment: segment, start: 0, isFresh: true, baseGeneration: slot.generation)
+    }
+
+    private func lockClaim(_ segment: SegmentIndex) throws(StoreError) -> Bool {
+        try state.withLock { (state) throws(StoreError) in
+            guard state.claims.insert(segment).inserted else { return false }
+            let locked = try onMedium { () throws(MediumError) in
+                try medium.locks.tryLock(LockLayout.claim(segment), .exclusive)
+            }
+            if !locked { state.claims.remove(segment) }
+            return locked
+        }
+    }
+
+    private func unlockClaim(_ segment: SegmentIndex) {
+        state.withLock { state in
+            state.claims.remove(segment)
+            try? medium.locks.unlock(LockLayout.claim(segment))
+        }
+    }
+
+    // MARK: errors
+
+    func fullError(_ slot: Slot) -> StoreError {
+        StoreError(
+            .noSpace,
+            "the store is full: \(slot.usedSegments) of \(slot.geometry.segmentCount) segments are used and "
+                + "\(slot.reserveSegments) are kept for deleting",
+            remedy: "Delete checkpoints (`ckstore delete`) or enlarge the store (`ckstore resize`).", medium: medium.name)
+    }
+
+    private func heldError(_ slot: Slot, _ generation: Generation) -> StoreError {
+        let holders = medium.locks.holders(of: LockLayout.registrations(below: generation))
+        return StoreError(
+            .noSpace,
+            "all free segments are still being read in older generations, by "
+                + (holders.isEmpty ? "this process" : LockHolder.list(holders)),
+            remedy: "End those readers, or enlarge the store (`ckstore resize`).", medium: medium.name)
+    }
+}

@@ -1,0 +1,100 @@
+// From stored runs to pages: copied out, verified in the private copy, decoded from there.
+//
+// Invariant: no byte reaches the target that was not covered by a checksum found right before.
+
+import Glibc
+import Media
+import PageCodec
+import StoreFormat
+import Units
+
+/// The private memory of one reading thread. Confined to one thread at a time.
+final class RunDecoder {
+    private let store: CheckpointStore
+    private let stored = AlignedBuffer(count: PageRunHeader.maximumLength)
+    private let decoded = AlignedBuffer(count: pagesPerRun * pageSize)
+
+    init(store: CheckpointStore) { self.store = store }
+
+    /// Puts `wanted` pages of a span where they belong: page q at `base + q * 4096`. Zero pages among them are
+    /// not touched.
+    func place(
+        _ wanted: PageSet, of map: SpanMap, key: RegionKey, span: SpanIndex, at base: UnsafeMutableRawPointer
+    ) throws(StoreError) {
+        try map.forEachRun(among: wanted) { (run, pages) throws(StoreError) in
+            try unsafe placeRun(map, run, pages, key: key, span: span, at: base)
+        }
+    }
+
+    private func placeRun(
+        _ map: SpanMap, _ run: Int, _ pages: PageSet, key: RegionKey, span: SpanIndex, at base: UnsafeMutableRawPointer
+    ) throws(StoreError) {
+        let pointer = map.runs[run]
+        let bytes = unsafe try store.readBlock(pointer, into: stored.bytes)
+        let header = unsafe try checkPages(bytes, pointer, map, pages, key: key, span: span)
+        let payload = unsafe UnsafeRawBufferPointer(rebasing: bytes[header.payloadOffset...])
+        if let first = wholeRun(map, pages, pageCount: header.pageCount) {
+            // The run's pages follow each other in the target: decode straight into it.
+            let target = unsafe UnsafeMutableRawBufferPointer(start: base + first * pageSize, count: header.pageCount * pageSize)
+            return try unsafe decode(payload, header.codec, into: target, total: target.count, pointer)
+        }
+        var last = 0
+        pages.forEach { last = max(last, Int(map.offsetOf[$0])) }
+        let needed = unsafe UnsafeMutableRawBufferPointer(rebasing: decoded.bytes[0..<(last + 1) * pageSize])
+        try unsafe decode(payload, header.codec, into: needed, total: header.pageCount * pageSize, pointer)
+        pages.forEach { page in
+            unsafe memcpy(base + page * pageSize, decoded.base + Int(map.offsetOf[page]) * pageSize, pageSize)
+        }
+    }
+
+    /// The run must say of each wanted page that it is where the leaf says.
+    private func checkPages(
+        _ bytes: UnsafeRawBufferPointer, _ pointer: BlockPointer, _ map: SpanMap, _ pages: PageSet, key: RegionKey,
+        span: SpanIndex
+    ) throws(StoreError) -> (codec: RunCodec, pageCount: Int, payloadOffset: Int) {
+        var header: (codec: RunCodec, pageCount: Int, payloadOffset: Int)?
+        do {
+            try pages.forEach { (page) throws(FormatError) in
+                header = try PageRunHeader.check(
+                    unsafe bytes.bytes, regionKey: key, span: span, page: UInt16(page), at: Int(map.offsetOf[page]))
+            }
+        } catch { throw store.medium.corrupt(error, at: try store.placeOf(pointer)) }
+        guard let header else { preconditionFailure("a run is read for at least one page") }
+        return header
+    }
+
+    /// The page of the target that the run starts with, when exactly the run's pages are wanted and stand in a row.
+    private func wholeRun(_ map: SpanMap, _ pages: PageSet, pageCount: Int) -> Int? {
+        guard pages.count == pageCount else { return nil }
+        var first: Int?
+        var expected = 0
+        var isRow = true
+        pages.forEach { page in
+            if first == nil { first = page }
+            if page != first! + expected || Int(map.offsetOf[page]) != expected { isRow = false }
+            expected += 1
+        }
+        return isRow ? first : nil
+    }
+
+    private func decode(
+        _ payload: UnsafeRawBufferPointer, _ codec: RunCodec, into target: UnsafeMutableRawBufferPointer, total: Int,
+        _ pointer: BlockPointer
+    ) throws(StoreError) {
+        let isRight: Bool
+        switch codec {
+        case .raw:
+            isRight = payload.count == total
+            if isRight { unsafe target.copyMemory(from: UnsafeRawBufferPointer(rebasing: payload[0..<target.count])) }
+        case .lz4:
+            isRight =
+                unsafe target.count == total
+                ? decompress(payload, into: target) : decompressPrefix(payload, into: target, totalLength: total)
+        }
+        guard isRight else {
+            throw store.medium.corrupt(
+                FormatError(.badField, subject: "page run", reason: "its payload does not decode to \(total) bytes"),
+                at: try store.placeOf(pointer))
+        }
+    }
+}

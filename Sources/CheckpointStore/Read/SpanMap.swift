@@ -1,0 +1,166 @@
+// Where each page of one span is: a leaf, or a patch leaf over its base, decoded for use.
+
+import StoreFormat
+import Units
+
+/// The pages of one span as a checkpoint has them. Immutable.
+final class SpanMap: Sendable {
+    static let zeroPage = UInt16.max
+
+    /// The runs that pages are in.
+    let runs: [BlockPointer]
+    /// For each of the 512 pages: which of `runs`, or `zeroPage`.
+    let runOf: [UInt16]
+    /// For each page: which page of that run it is.
+    let offsetOf: [UInt8]
+    /// For each page: its hash; undefined for a zero page.
+    let hashes: [Hash128]
+    /// The full leaf behind this map.
+    let base: BlockPointer?
+    /// What the patch leaf changes, when there is one: pages that differ from the base.
+    let patched: PageSet
+
+    init(
+        runs: [BlockPointer], runOf: [UInt16], offsetOf: [UInt8], hashes: [Hash128], base: BlockPointer?, patched: PageSet
+    ) {
+        self.runs = runs
+        self.runOf = runOf
+        self.offsetOf = offsetOf
+        self.hashes = hashes
+        self.base = base
+        self.patched = patched
+    }
+
+    static let empty = SpanMap(
+        runs: [], runOf: Array(repeating: zeroPage, count: pagesPerSpan), offsetOf: Array(repeating: 0, count: pagesPerSpan),
+        hashes: Array(repeating: .zero, count: pagesPerSpan), base: nil, patched: PageSet())
+
+    /// The map of a full leaf that was read from `pointer`.
+    convenience init(_ leaf: Leaf, at pointer: BlockPointer) {
+        var runOf = SpanMap.empty.runOf
+        var offsetOf = SpanMap.empty.offsetOf
+        var hashes = SpanMap.empty.hashes
+        var next = 0
+        for extent in leaf.extents {
+            for index in 0..<Int(extent.pageCount) {
+                let page = Int(extent.firstPage) + index
+                runOf[page] = extent.runIndex
+                offsetOf[page] = extent.pageOffset + UInt8(index)
+                hashes[page] = leaf.hashes[next]
+                next += 1
+            }
+        }
+        self.init(runs: leaf.runs, runOf: runOf, offsetOf: offsetOf, hashes: hashes, base: pointer, patched: PageSet())
+    }
+
+    /// The map of a patch leaf over the map of its base.
+    convenience init(_ patch: PatchLeaf, over base: SpanMap) {
+        var runOf = base.runOf
+        var offsetOf = base.offsetOf
+        var hashes = base.hashes
+        var patched = PageSet()
+        for entry in patch.entries {
+            let page = Int(entry.page)
+            patched.insert(page)
+            runOf[page] = entry.run.map { $0 + UInt16(base.runs.count) } ?? SpanMap.zeroPage
+            offsetOf[page] = entry.pageOffset
+            hashes[page] = entry.hash
+        }
+        self.init(
+            runs: base.runs + patch.runs, runOf: runOf, offsetOf: offsetOf, hashes: hashes, base: base.base, patched: patched)
+    }
+
+    @inline(__always) func isZero(_ page: Int) -> Bool { runOf[page] == SpanMap.zeroPage }
+
+    /// How many pages are not zero.
+    var storedPages: Int { runOf.count { $0 != SpanMap.zeroPage } }
+
+    /// Calls `body` for each run that pages are in, with these pages, ascending within a run.
+    func forEachRun<E: Error>(
+        among wanted: PageSet = .all, _ body: (_ run: Int, _ pages: PageSet) throws(E) -> Void
+    ) throws(E) {
+        var pagesOf: [Int: PageSet] = [:]
+        var order: [Int] = []
+        wanted.forEach { page in
+            guard !isZero(page) else { return }
+            let run = Int(runOf[page])
+            if pagesOf[run] == nil { order.append(run) }
+            pagesOf[run, default: PageSet()].insert(page)
+        }
+        for run in order { try body(run, pagesOf[run] ?? PageSet()) }
+    }
+}
+
+extension CheckpointStore {
+    /// Reads the leaf at `pointer`, and its base when it is a patch leaf. Checks that they belong to `span` of the
+    /// region with `key`.
+    func readSpan(_ pointer: BlockPointer, key: RegionKey, span: SpanIndex) throws(StoreError) -> SpanMap {
+        try spanMap(at: pointer, bytes: try readBlock(pointer), key: key, span: span)
+    }
+
+    /// The same for a block whose verified bytes are at hand; its base may be one that `writer` still holds.
+    func spanMap(
+        at pointer: BlockPointer, bytes: [UInt8], key: RegionKey, span: SpanIndex, writer: CheckpointWriter? = nil
+    ) throws(StoreError) -> SpanMap {
+        do {
+            guard pointer.kind == .patchLeaf else {
+                let leaf = unsafe try Leaf.decode(bytes.span.bytes)
+                try requirePlace(leaf.regionKey == key && leaf.span == span)
+                return SpanMap(leaf, at: pointer)
+            }
+            let patch = unsafe try PatchLeaf.decode(bytes.span.bytes)
+            try requirePlace(patch.regionKey == key && patch.span == span)
+            let base = try writer?.indexBlock(patch.base) ?? readBlock(patch.base)
+            return SpanMap(patch, over: try spanMap(at: patch.base, bytes: base, key: key, span: span))
+        } catch let error as FormatError {
+            throw medium.corrupt(error, at: geometry.position(of: pointer))
+        } catch let error as StoreError {
+            throw error
+        } catch {
+            preconditionFailure("decoding throws format errors, reading throws store errors")
+        }
+    }
+
+    private func requirePlace(_ isRight: Bool) throws(FormatError) {
+        guard isRight else { throw FormatError(.misplaced, subject: "leaf", reason: "it belongs to another region or span") }
+    }
+
+    /// Reads an inner node and checks that it is the one expected.
+    func readInner(
+        _ pointer: BlockPointer, key: RegionKey, firstPage: PageIndex, level: UInt8
+    ) throws(StoreError) -> InnerNode {
+        guard pointer.kind == .inner else { throw misplaced(pointer, "an inner node of level \(level) should be here") }
+        let node = try decodeBlock(pointer) { bytes throws(FormatError) in try InnerNode.decode(bytes) }
+        guard node.regionKey == key, node.firstPage == firstPage, node.level == level else {
+            throw misplaced(pointer, "it belongs to another region or range")
+        }
+        return node
+    }
+}
+
+/// Spans in a region's page table (format, 5.4).
+enum PageTable {
+    static func spanCount(_ pages: PageCount) -> UInt64 {
+        (pages.rawValue + UInt64(pagesPerSpan) - 1) / UInt64(pagesPerSpan)
+    }
+
+    /// Spans below one child of an inner node of `level` (1: one).
+    static func spansPerChild(level: UInt8) -> UInt64 {
+        PageTree.pagesPerChild(level: level).rawValue / UInt64(pagesPerSpan)
+    }
+
+    /// Spans below a node of `level` (0, a leaf: one).
+    static func spansPerNode(level: UInt8) -> UInt64 {
+        level == 0 ? 1 : spansPerChild(level: level) * UInt64(PageTree.fanout)
+    }
+
+    static func childIndex(_ span: SpanIndex, level: UInt8) -> Int {
+        PageTree.childIndex(of: span.firstPage, level: level)
+    }
+
+    /// The first page of the node of `level` that holds `span`.
+    static func firstPage(of span: SpanIndex, level: UInt8) -> PageIndex {
+        let covered = spansPerNode(level: level)
+        return SpanIndex(span.rawValue / covered * covered).firstPage
+    }
+}

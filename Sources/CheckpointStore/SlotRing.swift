@@ -1,0 +1,189 @@
+// The slot rings: where the newest state of a store is found (format, section 3).
+//
+// Invariant: a slot is used only after its checksum, its place and its twin have been checked, and a
+// store whose newest slots are gone is an error, never a silent older view.
+
+import Media
+import StoreFormat
+import Units
+
+/// What the two rings say.
+struct RingState {
+    /// The generation to use: the newest, or the one that was asked for.
+    var slot: Slot
+    /// Rings (0, 1) whose twin of the newest generation is missing or damaged.
+    var damagedTwins: [UInt8]
+    /// Every generation that a valid slot names, ascending.
+    var generations: [Generation]
+    /// Set when slots newer than the newest valid one must have existed.
+    var lost: String?
+}
+
+enum SlotRing {
+    private static let ringBytes = Slot.ringLength * Slot.encodedLength
+
+    /// Reads both rings and chooses. `generation` asks for an older state than the newest.
+    static func read(_ medium: any Medium, generation: Generation?) throws(StoreError) -> RingState {
+        guard medium.size.rawValue >= UInt64(ringBytes) else { throw notAStore(medium, "it is too short") }
+        let ringA = try readRing(medium, at: .zero, twin: 0)
+        var slots = ringA.slots
+        var positions = [ringA.state]
+        if let twinOffset = slots.max(by: { $0.generation < $1.generation })?.geometry.twinOffset {
+            let ringB = try readRing(medium, at: twinOffset, twin: 1)
+            slots += ringB.slots
+            positions.append(ringB.state)
+        } else if let ringB = try findRingB(medium) {
+            slots += ringB.slots
+            positions.append(ringB.state)
+        }
+        guard let newest = slots.max(by: { $0.generation < $1.generation }) else {
+            if let failure = ringA.failure { throw failure }
+            throw notAStore(medium, "there is no superblock on it")
+        }
+        try checkAgreement(slots, newest: newest, medium)
+        var state = RingState(
+            slot: newest, damagedTwins: [], generations: Array(Set(slots.map(\.generation))).sorted(),
+            lost: lostPositions(positions, newest: newest.generation))
+        let healthy = slots.filter { $0.generation == newest.generation }.map(\.twin)
+        state.damagedTwins = [0, 1].filter { !healthy.contains($0) }
+        if let generation, generation != newest.generation {
+            guard let older = slots.first(where: { $0.generation == generation }) else {
+                throw StoreError(
+                    .notFound, "generation \(generation) is not in the slot ring",
+                    remedy: "It has \(state.generations.map(\.description).joined(separator: ", ")).", medium: medium.name)
+            }
+            state.slot = older
+        }
+        return state
+    }
+
+    /// The newest slot above `slot`, or nil when that is still the newest. Two small reads as a rule.
+    static func newer(than slot: Slot, on medium: any Medium) throws(StoreError) -> Slot? {
+        var newest: Slot?
+        var generation = slot.generation
+        while true {
+            let position = Int(generation.next.rawValue % UInt64(Slot.ringLength))
+            var found: Slot?
+            for twin in [UInt8(0), 1] where found == nil {
+                let offset = place(position: position, twin: twin, twinOffset: slot.geometry.twinOffset)
+                let bytes = try medium.bytes(at: offset, count: Slot.encodedLength)
+                if let candidate = unsafe try? Slot.decode(bytes.span.bytes, position: position, twin: twin),
+                    candidate.generation > generation, candidate.uuid == slot.uuid
+                {
+                    found = candidate
+                }
+            }
+            guard let found else { return newest }
+            newest = found
+            generation = found.generation
+        }
+    }
+
+    static func place(position: Int, twin: UInt8, twinOffset: MediumOffset) -> MediumOffset {
+        (twin == 0 ? MediumOffset.zero : twinOffset) + ByteCount(position * Slot.encodedLength)
+    }
+
+    /// Writes one twin of `slot` to its place; not durable before the next flush.
+    static func write(_ slot: Slot, twin: UInt8, to medium: any Medium) throws(StoreError) {
+        let position = Int(slot.generation.rawValue % UInt64(Slot.ringLength))
+        let offset = place(position: position, twin: twin, twinOffset: slot.geometry.twinOffset)
+        let buffer = AlignedBuffer(count: Slot.encodedLength)
+        unsafe buffer.bytes.copyBytes(from: slot.encoded(twin: twin))
+        try onMedium { () throws(MediumError) in
+            unsafe try medium.write(at: offset, UnsafeRawBufferPointer(buffer.bytes))
+        }
+    }
+
+    // MARK: one ring
+
+    private enum PositionState { case zero, valid, torn }
+
+    private struct Ring {
+        var slots: [Slot] = []
+        var state: [PositionState] = []
+        var failure: StoreError?
+    }
+
+    private static func readRing(_ medium: any Medium, at offset: MediumOffset, twin: UInt8) throws(StoreError) -> Ring {
+        var ring = Ring()
+        let bytes = try medium.bytes(at: offset, count: ringBytes)
+        for position in 0..<Slot.ringLength {
+            let range = position * Slot.encodedLength..<(position + 1) * Slot.encodedLength
+            let slotBytes = Array(bytes[range])
+            do {
+                unsafe ring.slots.append(try Slot.decode(slotBytes.span.bytes, position: position, twin: twin))
+                ring.state.append(.valid)
+            } catch {
+                ring.state.append(slotBytes.allSatisfy { $0 == 0 } ? .zero : .torn)
+                ring.failure = try judge(error, medium, at: offset + ByteCount(range.lowerBound)) ?? ring.failure
+            }
+        }
+        return ring
+    }
+
+    /// Turns a slot's error into the store's: versions and features are final, damage is remembered, and
+    /// bytes without the magic are nothing at all.
+    private static func judge(
+        _ error: FormatError, _ medium: any Medium, at offset: MediumOffset
+    ) throws(StoreError) -> StoreError? {
+        switch error.code {
+        case .unsupportedVersion, .unknownFeature:
+            throw StoreError(
+                .unsupported, "\(error)", remedy: "Use a newer ckstore to open it.", medium: medium.name, offset: offset)
+        case .badMagic: return nil
+        default:
+            return StoreError(
+                .corrupt, "no superblock slot is intact (\(error))",
+                remedy: "Restore the medium from a replica; its first \(ringBytes) bytes and their twin are damaged.",
+                medium: medium.name, offset: offset)
+        }
+    }
+
+    private static func findRingB(_ medium: any Medium) throws(StoreError) -> Ring? {
+        for offset in Geometry.twinOffsets {
+            guard let end = offset.checkedAdd(ByteCount(ringBytes)), end.rawValue <= medium.size.rawValue else { break }
+            var ring = try readRing(medium, at: offset, twin: 1)
+            ring.slots.removeAll { $0.geometry.twinOffset != offset }
+            if !ring.slots.isEmpty { return ring }
+        }
+        return nil
+    }
+
+    private static func checkAgreement(_ slots: [Slot], newest: Slot, _ medium: any Medium) throws(StoreError) {
+        for slot in slots where slot.uuid != newest.uuid {
+            throw StoreError(
+                .corrupt, "superblock slots of two stores (\(slot.uuid), \(newest.uuid))",
+                remedy: "Something has overwritten part of the store.", medium: medium.name)
+        }
+        var twins = slots.filter { $0.generation == newest.generation }
+        guard twins.count == 2 else { return }
+        twins[1].twin = twins[0].twin
+        if twins[0] != twins[1] {
+            throw StoreError(
+                .corrupt, "the two superblock slots of generation \(newest.generation) contradict each other",
+                remedy: "Open an older generation for reading, or restore the medium from a replica.", medium: medium.name)
+        }
+    }
+
+    /// One commit in flight may leave the position behind the newest torn; more than that is loss.
+    private static func lostPositions(_ rings: [[PositionState]], newest: Generation) -> String? {
+        for ahead in 2..<Slot.ringLength {
+            let generation = Generation(newest.rawValue + UInt64(ahead))
+            let position = Int(generation.rawValue % UInt64(Slot.ringLength))
+            let states = rings.map { $0[position] }
+            if !states.contains(.valid), states.contains(.torn) {
+                // What stands there is either a newer generation or an old one of the last lap. The
+                // old ones that nothing newer has overwritten are at the far end of the ring.
+                return "superblock lost: the slots at position \(position) are damaged, and generation \(generation) "
+                    + "or a later one may have stood there"
+            }
+        }
+        return nil
+    }
+
+    private static func notAStore(_ medium: any Medium, _ why: String) -> StoreError {
+        StoreError(
+            .notAStore, "this is not a checkpoint store: \(why)", remedy: "Make one with `ckstore create \(medium.name)`.",
+            medium: medium.name)
+    }
+}

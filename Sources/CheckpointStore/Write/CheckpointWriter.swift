@@ -1,0 +1,302 @@
+// A checkpoint being written.
+//
+// Invariants:
+// - Nothing of it is visible before its commit has returned; without a commit it leaves no trace.
+// - Its base generation stays registered until then, so that what it takes over from its parent stays.
+// - Memory is bounded: buffers by a constant, leaves by one pointer for each span that was changed.
+
+import Media
+import PageCodec
+import StoreFormat
+import Units
+
+/// Writes one checkpoint. Get one from `CheckpointStore.begin`.
+///
+/// Thread-safe: regions and pages may be put from many threads, in any order. A page that is put twice by threads that
+/// don't wait for each other has one of the two contents. Ends with `commit` or `abort`; one that is dropped is
+/// aborted.
+public final class CheckpointWriter: Sendable {
+    /// The checkpoint's identity, chosen at random.
+    public let id: CheckpointID
+    /// The checkpoint's name.
+    public let name: String
+    let store: CheckpointStore
+    let options: WriterOptions
+    let base: Slot
+    let parent: CheckpointRecord?
+    let createdNanoseconds: UInt64
+    let pageHashSeed: UInt64
+    private let queue: WriteQueue
+    private let index: Lock<SegmentAppender>
+    private let state: Lock<State>
+
+    struct State {
+        var regions: [String: RegionState] = [:]
+        var labels: [String: String]
+        var idleLanes: [Lane] = []
+        var laneCount = 0
+        var gatherers: [String: PageGatherer] = [:]
+        var isCancelled = false
+        var phase = Phase.open
+    }
+    enum Phase { case open, ending, ended }
+
+    init(
+        store: CheckpointStore, name: String, base: Slot, parent: CheckpointRecord?, options: WriterOptions
+    ) {
+        self.store = store
+        self.name = name
+        self.base = base
+        self.parent = parent
+        self.options = options
+        id = store.environment.newID()
+        createdNanoseconds = store.environment.nowNanoseconds()
+        pageHashSeed = base.pageHashSeed
+        let isInline = options.parallelism == 1 || store.medium.traits.writesAreCopies
+        queue = WriteQueue(
+            medium: store.medium, threads: isInline ? 0 : options.parallelism,
+            buffers: options.parallelism * 3 + 4, bufferBytes: SegmentAppender.bufferBytes(base.geometry))
+        index = Lock(SegmentAppender(store: store, segmentClass: .index, id: id, queue: queue))
+        state = Lock(State(labels: options.labels))
+    }
+
+    deinit { abort() }
+
+    // MARK: regions
+
+    /// Adds a region, or returns the one of that name that was added before.
+    ///
+    /// With a parent, pages that are never put are what they are in the parent's region of that name;
+    /// else they are zero.
+    /// - Parameter byteLength: its length; nil: it ends behind the last byte that is put.
+    /// - Throws: `.invalidInput` for a bad name, for memory whose length is no multiple of the page, or when
+    ///   a region of that name has another kind.
+    @discardableResult
+    public func addRegion(
+        _ name: String, kind: RegionKind, byteLength: ByteCount?
+    ) throws(StoreError) -> RegionWriter {
+        try checkOpen()
+        do { try Names.check(name) } catch {
+            throw StoreError(.invalidInput, "\(error)", remedy: "Choose another name.", checkpoint: self.name, region: name)
+        }
+        try checkLength(name, kind, byteLength)
+        let key = PageCodec.regionKey(name)
+        let region = try state.withLock { (state) throws(StoreError) in
+            if let known = state.regions[name] {
+                guard known.kind == kind, byteLength == nil || known.byteLength == byteLength else {
+                    throw StoreError(
+                        .invalidInput, "the region is there already with another kind or length",
+                        remedy: "Name each region once.", checkpoint: self.name, region: name)
+                }
+                return known
+            }
+            if let other = state.regions.values.first(where: { $0.key == key }) {
+                throw StoreError(
+                    .invalidInput, "its key is that of region \(other.name)", remedy: "Choose another name.",
+                    checkpoint: self.name, region: name)
+            }
+            let inherited = parent?.regions.first { $0.name == name }
+            let region = RegionState(name: name, kind: kind, key: key, byteLength: byteLength, parent: inherited)
+            state.regions[name] = region
+            return region
+        }
+        return RegionWriter(writer: self, region: region)
+    }
+
+    /// Takes over a region of the parent as it is.
+    public func inheritRegion(_ name: String) throws(StoreError) {
+        guard let inherited = parent?.regions.first(where: { $0.name == name }) else {
+            throw StoreError(
+                .notFound, "the parent has no such region", remedy: "See `ckstore show` for its regions.",
+                checkpoint: self.name, region: name)
+        }
+        try addRegion(name, kind: inherited.kind, byteLength: inherited.byteLength)
+    }
+
+    /// Adds a region with `bytes` as its whole content: device state and the like.
+    public func putBlob(_ name: String, kind: RegionKind = .state, _ bytes: UnsafeRawBufferPointer) throws(StoreError) {
+        let region = try addRegion(name, kind: kind, byteLength: ByteCount(bytes.count))
+        unsafe try region.write(bytes, at: PageIndex(UInt64(0)), isStable: false)
+    }
+
+    /// Sets a label; it replaces an earlier one of that key.
+    public func setLabel(_ key: String, _ value: String) throws(StoreError) {
+        try checkOpen()
+        state.withLock { $0.labels[key] = value }
+    }
+
+    /// Makes everything under way and the commit throw `.cancelled`. May be called from any thread.
+    public func cancel() { state.withLock { $0.isCancelled = true } }
+
+    func checkOpen() throws(StoreError) {
+        let (phase, isCancelled) = state.withLock { ($0.phase, $0.isCancelled) }
+        if isCancelled {
+            throw StoreError(.cancelled, "the checkpoint was cancelled", medium: store.medium.name, checkpoint: name)
+        }
+        precondition(phase != .ended, "the checkpoint has been committed or aborted")
+        try store.checkUsable(forWriting: true)
+    }
+
+    private func checkLength(_ region: String, _ kind: RegionKind, _ length: ByteCount?) throws(StoreError) {
+        guard let length else { return }
+        if length.rawValue > UInt64(Int64.max) {
+            throw StoreError(.invalidInput, "\(length) bytes are more than a region can have", checkpoint: name, region: region)
+        }
+        if kind == .memory, length.rawValue % UInt64(pageSize) != 0 {
+            throw StoreError(
+                .invalidInput, "its length of \(length) bytes is no multiple of the page of \(pageSize) bytes",
+                remedy: "Pad the image, or store it as state or disk, which may have any length.", checkpoint: name,
+                region: region)
+        }
+    }
+
+    // MARK: lanes
+
+    /// Lends a lane to the calling thread; waits while all are lent.
+    func withLane<R>(_ body: (Lane) throws(StoreError) -> R) throws(StoreError) -> R {
+        let lane: Lane = state.waitFor { state in
+            if let lane = state.idleLanes.popLast() { return lane }
+            guard state.laneCount < options.parallelism else { return nil }
+            state.laneCount += 1
+            return Lane(data: SegmentAppender(store: store, segmentClass: .runs, id: id, queue: queue))
+        }
+        defer {
+            state.withLock { $0.idleLanes.append(lane) }
+            state.wake()
+        }
+        return try body(lane)
+    }
+
+    /// Appends an encoded block of the index.
+    func appendIndex(_ bytes: [UInt8]) throws(StoreError) -> BlockPointer {
+        try index.withLock { appender throws(StoreError) in try appender.append(bytes) }
+    }
+
+    /// The bytes of an index block that this writer may have written itself.
+    func indexBlock(_ pointer: BlockPointer) throws(StoreError) -> [UInt8] {
+        if pointer.birth == BlockBirth(id) {
+            if let held = index.withLock({ $0.heldBlock(pointer) }) { return held }
+            try index.withLock { appender throws(StoreError) in try appender.flushHeld() }
+            try queue.drain()
+        }
+        return try store.readBlock(pointer)
+    }
+
+    /// Makes sure that a run which this writer may have written itself can be read from the medium. All lanes are
+    /// idle.
+    func makeReadable(_ run: BlockPointer) throws(StoreError) {
+        guard run.birth == BlockBirth(id) else { return }
+        let lanes = state.withLock { $0.idleLanes }
+        for lane in lanes { try lane.data.flushHeld() }
+        try queue.drain()
+    }
+
+    func gatherer(for region: RegionState) -> PageGatherer {
+        state.withLock { state in
+            if let known = state.gatherers[region.name] { return known }
+            let gatherer = PageGatherer(writer: self, region: region)
+            state.gatherers[region.name] = gatherer
+            return gatherer
+        }
+    }
+
+    // MARK: ending
+
+    /// Commits: on return the checkpoint is durable and visible to everybody.
+    ///
+    /// - Throws: `.exists` (the name was taken meanwhile), `.wrongBase` (the parent was deleted),
+    ///   `.noSpace`, `.storeFailed` (a flush failed: whether the checkpoint is there shows when the store is
+    ///   reopened), and what the medium throws. The checkpoint is then gone without trace.
+    @discardableResult
+    public func commit() throws(StoreError) -> CheckpointInfo {
+        try store.commit([self])[0]
+    }
+
+    /// Gives the checkpoint up; nothing of it remains. Harmless after a commit.
+    public func abort() {
+        let isFirst = state.withLock { state in
+            defer { state.phase = .ended }
+            return state.phase != .ended
+        }
+        guard isFirst else { return }
+        end()
+    }
+
+    /// What was written, complete and submitted to the medium but not yet visible.
+    struct Prepared {
+        var record: CheckpointRecord
+        var pointer: BlockPointer
+        var uses: [SegmentUse]
+        /// Bytes handed to the medium that no flush has covered.
+        var writtenBytes: Int
+    }
+
+    /// Finishes all regions, the record and the commit records.
+    func prepare(groupID: UInt64) throws(StoreError) -> Prepared {
+        try checkOpen()
+        let (regions, gatherers, labels) = state.withLock { state in
+            state.phase = .ending
+            return (Array(state.regions.values), Array(state.gatherers.values), state.labels)
+        }
+        for gatherer in gatherers { try gatherer.finish() }
+        var records: [RegionRecord] = []
+        for region in regions.sorted(by: { $0.name.utf8.lexicographicallyPrecedes($1.name.utf8) }) {
+            records.append(try RegionFinisher(writer: self, region: region).finish())
+        }
+        let storedBytes = regions.reduce(0) { $0 + $1.progress.withLock(\.storedBytes) }
+        let record = CheckpointRecord(
+            id: id, parent: parent?.id, createdNanoseconds: createdNanoseconds, baseGeneration: base.generation, name: name,
+            labels: try checkedLabels(labels), newPages: records.reduce(.zero) { $0 + $1.newPages },
+            storedBytes: ByteCount(storedBytes), groupID: groupID, regions: records)
+        let bytes = record.encoded()
+        guard bytes.count <= CheckpointRecord.maximumLength else {
+            throw StoreError(
+                .invalidInput, "its names and labels take \(bytes.count) bytes; a record has \(CheckpointRecord.maximumLength)",
+                remedy: "Use fewer or shorter labels and regions.", medium: store.medium.name, checkpoint: name)
+        }
+        let pointer = try appendIndex(bytes)
+        var uses = try index.withLock { appender throws(StoreError) in try appender.finish(record: pointer, name: name) }
+        let lanes = state.withLock { $0.idleLanes }
+        for lane in lanes { uses += try lane.data.finish(record: pointer, name: name) }
+        try queue.drain()
+        return Prepared(
+            record: record, pointer: pointer, uses: uses,
+            writtenBytes: uses.reduce(0) { $0 + $1.committedLength - $1.firstOffset })
+    }
+
+    private func checkedLabels(_ labels: [String: String]) throws(StoreError) -> [Label] {
+        guard labels.count <= Int(UInt16.max) else {
+            throw StoreError(.invalidInput, "\(labels.count) labels are too many", checkpoint: name)
+        }
+        for (key, value) in labels
+        where key.utf8.isEmpty || key.utf8.count > 255 || value.utf8.count > CheckpointRecord.maximumLength {
+            throw StoreError(
+                .invalidInput, "the label \(key.prefix(40)) is too long or has no key", remedy: "Keys have 1 to 255 bytes.",
+                checkpoint: name)
+        }
+        return labels.map { Label(key: $0.key, value: $0.value) }
+            .sorted { $0.key.utf8.lexicographicallyPrecedes($1.key.utf8) }
+    }
+
+    /// Everything is durable: the claims can go.
+    func didCommit(_ uses: [SegmentUse]) {
+        state.withLock { $0.phase = .ended }
+        end()
+        store.remember(uses)
+    }
+
+    private func end() {
+        let lanes = state.withLock { $0.idleLanes }
+        queue.close()
+        var claims = index.withLock { appender in
+            appender.abandon()
+            return appender.claims
+        }
+        for lane in lanes {
+            lane.data.abandon()
+            claims += lane.data.claims
+        }
+        store.release(claims)
+        store.unregister(base.generation)
+    }
+}

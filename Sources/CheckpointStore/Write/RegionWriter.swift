@@ -1,0 +1,162 @@
+// Putting pages into a region: from memory, from a file, from a stream, page by page.
+
+import Media
+import StoreFormat
+import Units
+
+/// Puts pages into one region of a checkpoint being written. Thread-safe.
+public struct RegionWriter: Sendable {
+    let writer: CheckpointWriter
+    let region: RegionState
+
+    /// The region's name.
+    public var name: String { region.name }
+
+    /// Puts consecutive pages from memory, working on several threads.
+    ///
+    /// `bytes` may end within a page where the region ends; the rest of that page is zero.
+    /// - Parameters:
+    ///   - first: the page that `bytes` starts with.
+    ///   - isStable: true when nobody can change the bytes until this returns (they are write-protected or
+    ///     privately owned). Otherwise every page is copied once, and that copy is what counts.
+    /// - Throws: `.invalidInput` when the bytes reach beyond the region; what saving throws.
+    public func write(
+        _ bytes: UnsafeRawBufferPointer, at first: PageIndex, isStable: Bool
+    ) throws(StoreError) {
+        let source = try unsafe MemorySource(bytes, first: first, isStable: isStable, region: region, checkpoint: writer.name)
+        try save(source)
+    }
+
+    /// Puts the content of an open file, by its extents: holes become zero pages.
+    ///
+    /// Reads with `pread`, so the descriptor's position does not matter and stays. The file starts at page `first`
+    /// of the region. A file that ends within a page is padded with zeros.
+    /// - Parameter byteLength: how much of the file; nil: all of it.
+    public func write(
+        file descriptor: Int32, byteLength: ByteCount? = nil, at first: PageIndex = PageIndex(UInt64(0))
+    ) throws(StoreError) {
+        try save(
+            try FileSource(descriptor, byteLength: byteLength, first: first, region: region, checkpoint: writer.name))
+    }
+
+    /// Puts what can be read from a pipe, socket or file until its end, from page `first` on.
+    public func write(
+        stream descriptor: Int32, at first: PageIndex = PageIndex(UInt64(0))
+    ) throws(StoreError) {
+        try save(StreamSource(descriptor, first: first, region: region, checkpoint: writer.name))
+    }
+
+    /// Puts one page of 4096 bytes; it is copied before this returns. Pages may come in any order: those of
+    /// one 2 MiB span that come close together are compressed together.
+    public func put(page: PageIndex, _ bytes: UnsafeRawBufferPointer) throws(StoreError) {
+        precondition(bytes.count == pageSize, "a page has 4096 bytes")
+        try writer.checkOpen()
+        try SourceRange.check(region, writer.name, first: page, byteCount: ByteCount(pageSize), endsRegion: false)
+        try unsafe writer.gatherer(for: region).put(page, bytes)
+    }
+
+    /// Makes pages zero, whatever the parent has there. O(spans).
+    public func putZeros(_ pages: Range<PageIndex>) throws(StoreError) {
+        guard !pages.isEmpty else { return }
+        try SourceRange.check(
+            region, writer.name, first: pages.lowerBound, byteCount: (pages.upperBound - pages.lowerBound).bytes,
+            endsRegion: false)
+        try save(ZeroSource(pages))
+    }
+
+    private func save(_ source: any PageSource) throws(StoreError) {
+        try writer.checkOpen()
+        let done = Lock(PageCount.zero)
+        let (writer, region) = (writer, region)
+        try inParallel(workers: min(writer.options.parallelism, source.usefulWorkers)) { (_: Int) throws(StoreError) in
+            try writer.withLane { lane throws(StoreError) in
+                while let input = try source.next(into: lane.copy) {
+                    try writer.checkOpen()
+                    try writer.saveSpan(region, input, lane)
+                    guard let progress = writer.options.progress else { continue }
+                    let pages = PageCount(input.given.count + input.zeros.count)
+                    progress(
+                        done.withLock { done in
+                            done += pages
+                            return done
+                        })
+                }
+            }
+        }
+    }
+}
+
+extension CheckpointWriter {
+    /// Saves one span of a region over what the checkpoint has there so far.
+    func saveSpan(_ region: RegionState, _ input: SpanInput, _ lane: Lane) throws(StoreError) {
+        let span = input.span
+        region.beginSpan(span)
+        defer { region.endSpan(span) }
+        do {
+            let leaf = try currentLeaf(of: region, span: span)
+            let parent: SpanMap?
+            if let leaf {
+                parent = try store.spanMap(at: leaf, bytes: try indexBlock(leaf), key: region.key, span: span, writer: self)
+            } else {
+                parent = nil
+            }
+            let builder = SpanBuilder(writer: self, lane: lane, key: region.key, limit: region.limit(of: span))
+            let outcome = try builder.save(input, parent: parent, parentLeaf: leaf)
+            region.record(outcome, span: span, isChanged: outcome.leaf != leaf)
+        } catch {
+            let first = span.firstPage
+            throw error.at(checkpoint: name, region: region.name, pages: first..<first + PageCount(pagesPerSpan))
+        }
+    }
+
+    /// The leaf of a span as the checkpoint has it now: its own, or the parent's.
+    func currentLeaf(of region: RegionState, span: SpanIndex) throws(StoreError) -> BlockPointer? {
+        if let own = region.progress.withLock({ $0.leaves[span] }) { return own }
+        guard let parent = region.parent else { return nil }
+        return try ParentTree(store: store, region: parent).leaf(of: span)
+    }
+}
+
+extension RegionState {
+    /// How many pages of `span` the region has; all of them while it still grows.
+    func limit(of span: SpanIndex) -> Int {
+        let (length, isGrowing) = progress.withLock { ($0.byteLength, $0.isGrowing) }
+        if isGrowing { return pagesPerSpan }
+        let pages = PageCount(covering: length).rawValue
+        let first = span.firstPage.rawValue
+        return pages <= first ? 0 : Int(min(pages - first, UInt64(pagesPerSpan)))
+    }
+
+    /// Lets a region whose length is what was put reach to `end`.
+    func grow(to end: ByteCount) {
+        progress.withLock { progress in
+            if progress.isGrowing, end > progress.byteLength { progress.byteLength = end }
+        }
+    }
+}
+
+/// Whether what is put fits the region.
+enum SourceRange {
+    static func check(
+        _ region: RegionState, _ checkpoint: String, first: PageIndex, byteCount: ByteCount, endsRegion: Bool
+    ) throws(StoreError) {
+        let (start, overflow) = first.rawValue.multipliedReportingOverflow(by: UInt64(pageSize))
+        let (end, overflow2) = start.addingReportingOverflow(byteCount.rawValue)
+        let (length, isGrowing) = region.progress.withLock { ($0.byteLength, $0.isGrowing) }
+        let limit = isGrowing ? UInt64(Int64.max) : PageCount(covering: length).bytes.rawValue
+        let isPartial = byteCount.rawValue % UInt64(pageSize) != 0
+        guard !overflow, !overflow2, end <= limit, !isPartial || isGrowing || (endsRegion && end == length.rawValue) else {
+            throw StoreError(
+                .invalidInput, "\(byteCount) bytes from page \(first) on don't fit the region's length of \(length) bytes",
+                remedy: "Give the region its right length, or fewer bytes; only its last page may be partly filled.",
+                checkpoint: checkpoint, region: region.name)
+        }
+        if isGrowing, region.kind == .memory, isPartial {
+            throw StoreError(
+                .invalidInput, "the image's length of \(byteCount) bytes is no multiple of the page of \(pageSize) bytes",
+                remedy: "Pad the image, or store it as state or disk, which may have any length.", checkpoint: checkpoint,
+                region: region.name)
+        }
+        region.grow(to: ByteCount(end))
+    }
+}

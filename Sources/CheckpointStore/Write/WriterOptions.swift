@@ -1,0 +1,32 @@
+// How a checkpoint is written.
+
+import Media
+import Units
+
+/// How a checkpoint is written.
+public struct WriterOptions: Sendable {
+    /// Threads that compress and write at once; 1 does everything on the calling thread.
+    public var parallelism: Int
+    /// Labels to start with.
+    public var labels: [String: String]
+    /// Called by the working threads after each span with the pages done so far; must be quick.
+    public var progress: (@Sendable (PageCount) -> Void)?
+
+    public init(
+        parallelism: Int = WriterOptions.defaultParallelism, labels: [String: String] = [:],
+        progress: (@Sendable (PageCount) -> Void)? = nil
+    ) {
+        precondition(parallelism >= 1)
+        self.parallelism = parallelism
+        self.labels = labels
+        self.progress = progress
+    }
+
+    /// One thread for each core.
+    public static var defaultParallelism: Int { availableCores() }
+}
+
+extension MediumTraits {
+    /// True when a write is a copy into mapped memory: more threads than cores gain nothing then.
+    var writesAreCopies: Bool { kind == .ram || isPersistentMemory }
+}
