@@ -142,7 +142,7 @@ class Medium:
 
     def __init__(self, path: str):
         try:
-            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             self.size = os.lseek(self.fd, 0, os.SEEK_END)
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}") from None
@@ -260,7 +260,7 @@ def table_depth(segment_count: int) -> int:
 
 
 def read_ring(medium: Medium, ring: int, offset: int) -> list:
-    """The 16 slots of a ring; what lies behind the medium's end counts as zero (step 7 reports it)."""
+    """The 16 slots of a ring; what lies behind the medium's end counts as zero (step 5 reports it)."""
     slots = []
     for index in range(SLOTS):
         at = offset + index * PAGE
@@ -358,8 +358,9 @@ class Store:
             raise Corrupt("slots of different stores (storeUUID)")
         self.newest = max(slot.generation for slot in valid)                                # step 4
         for a, b in zip(*self.slots):
-            if a.valid and b.valid and a.generation == b.generation and not a.same_state(b):
+            if a.valid and b.valid and a.generation == b.generation and a.kind == b.kind and not a.same_state(b):
                 raise Corrupt(f"the twins of generation {a.generation} differ")
+        valid.sort(key=lambda slot: slot.kind, reverse=True)            # of unlike twins the poisoned one counts
         newest = next(slot for slot in valid if slot.generation == self.newest)
         newest.check_supported()
         if generation is None or generation == self.newest:
@@ -377,22 +378,22 @@ class Store:
         if not (a.valid and b.valid and a.generation == b.generation):
             self.warnings.append(f"the newest generation, {self.newest}, has only one sound slot; the next commit heals it")
         lost = None
-        for a, b in zip(*self.slots):                                                       # step 5
+        for a, b in zip(*self.slots):                                                       # step 6
             torn = not (a.valid or b.valid or (a.is_zero and b.is_zero))
             if torn and a.index != (self.newest + 1) % SLOTS:
                 lost = f"slot {a.index} is torn, and is not the one of generation {self.newest + 1}"
-        end = self.slot.data_offset + self.slot.segment_count * self.slot.segment_size      # step 7
+        end = self.slot.data_offset + self.slot.segment_count * self.slot.segment_size      # step 5
         if medium.size < end and not salvage:
             raise Truncated(f"the medium has {medium.size} bytes, the store needs {end}")
         if lost is None and not salvage:
-            lost = self.find_lost_commit()                                                  # step 6
+            lost = self.find_lost_commit()                                                  # step 7
         if lost:
             if not salvage:
                 raise SuperblockLost(lost)
             self.warnings.append(f"superblock lost: {lost}")
 
     def find_lost_commit(self) -> Optional[str]:
-        """3.2 step 6: follow the commits behind committedLength of the catalog segment."""
+        """3.2 step 7: follow the commits behind committedLength of the catalog segment."""
         slot, segment = self.slot, self.slot.catalog_segment
         if segment == NOWHERE:
             return None

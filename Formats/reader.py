@@ -467,6 +467,8 @@ def number(text: str) -> int:
 
 def main() -> int:
     options = arguments().parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")
+    sys.stderr.reconfigure(errors="backslashreplace")
     try:
         store = Store(Medium(options.store), options.generation, salvage=options.command == "dump")
         if options.command != "verify":
@@ -478,9 +480,12 @@ def main() -> int:
     except StoreError as error:
         print(f"reader.py: {error.word}: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:
+    except OSError as error:                # of standard output: the store's and the file's own are StoreErrors
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        print(f"reader.py: failed: standard output: {error.strerror}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

@@ -216,6 +216,16 @@ def bad_slots():
     bad("checkpoint-count", "checkpointCount is one too many", on_slot=newest(patch("<Q", 328, 99)),
         verify={**fails, "word": "checkpointCount"})
 
+    def half_poisoned(b):
+        slot = bytearray(b.slot_history[LAST][0])
+        slot[27] = 2
+        slot[128:248] = b.slot_history[LAST - 1][0][128:248]
+        slot[328:344] = b.slot_history[LAST - 1][0][328:344]
+        slot[360:368] = b.slot_history[LAST - 1][0][360:368]
+        put_slot(b, LAST, 0, seal_slot(slot))
+    bad("half-poisoned", "a crash between the two writes that poison the newest generation: the poisoned twin counts",
+        after=half_poisoned, list={"exit": 0}, restore=[["tick-08", "memory", 0, None], ["last", "memory", 5, None]])
+
     bad("one-twin-torn", "a crash between the twins: the newest generation is in ring A alone",
         after=lambda b: put_slot(b, LAST, 1, b.slot_history[LAST - 16][1][:256] + b.slot_history[LAST][1][256:]))
     bad("torn-in-flight", "a crash in a commit: the position of the next generation is torn", after=tear(LAST + 1))
