@@ -16,6 +16,8 @@ let package = Package(
     products: [
         .executable(name: "ckstore", targets: ["ckstore"]),
         .library(name: "CheckpointStore", targets: ["CheckpointStore"]),
+        // The format alone, for tools and fuzzers that need no engine.
+        .library(name: "StoreFormat", targets: ["StoreFormat", "PageCodec", "Units"]),
         .library(name: "CKStoreC", type: .dynamic, targets: ["CKStoreC"]),
     ],
     dependencies: [
@@ -61,7 +63,8 @@ let package = Package(
         .testTarget(
             name: "StoreFormatTests", dependencies: ["StoreFormat", "PageCodec", "Units"], swiftSettings: strict),
         .testTarget(
-            name: "CheckpointStoreTests", dependencies: ["CheckpointStore", "FaultHarness", "Media", "Units"],
+            name: "CheckpointStoreTests",
+            dependencies: ["CheckpointStore", "StoreFormat", "FaultHarness", "Media", "Units"],
             swiftSettings: strict),
         .testTarget(
             name: "CrashTests", dependencies: ["CheckpointStore", "FaultHarness", "Media", "Units"],

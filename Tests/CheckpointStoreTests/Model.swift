@@ -1,0 +1,115 @@
+// The oracle: what a store must contain, kept in plain arrays.
+//
+// Invariant: nothing here uses the engine's own ideas (runs, leaves, hashes); a region is its bytes.
+
+import CheckpointStore
+import FaultHarness
+import Media
+import StoreFormat
+import Units
+
+/// A test found what must not be.
+struct Mismatch: Error, CustomStringConvertible {
+    var description: String
+    init(_ description: String) { self.description = description }
+}
+
+/// A checkpoint as it should read back: its regions' bytes.
+typealias ModelCheckpoint = [String: [UInt8]]
+
+/// The pages that tests write: some zero, some that compress, some that don't, repeated now and then.
+func makePage(_ random: inout SeededGenerator) -> [UInt8] {
+    switch random.next() % 8 {
+    case 0, 1: return [UInt8](repeating: 0, count: pageSize)
+    case 2: return (0..<pageSize / 8).flatMap { _ in random.next().littleEndianBytes }
+    case 3: return [UInt8](repeating: UInt8(truncatingIfNeeded: random.next()), count: pageSize)
+    default:
+        let word = random.next().littleEndianBytes
+        return (0..<pageSize / 8).flatMap { index in
+            index % 16 == 0 ? UInt64(index).littleEndianBytes : word
+        }
+    }
+}
+
+extension UInt64 {
+    var littleEndianBytes: [UInt8] { (0..<8).map { UInt8(truncatingIfNeeded: self >> UInt64(8 * $0)) } }
+}
+
+/// Random numbers and a clock that make a run repeatable.
+func testEnvironment(seed: UInt64) -> StoreEnvironment {
+    let source = TestRandom(seed: seed)
+    return StoreEnvironment(
+        random: { source.next() }, nowNanoseconds: { 1_700_000_000_000_000_000 + source.tick() }, commitTimeout: .seconds(10))
+}
+
+import Synchronization
+
+final class TestRandom: Sendable {
+    private let state: Mutex<(SeededGenerator, UInt64)>
+    init(seed: UInt64) { state = Mutex((SeededGenerator(seed: seed), 0)) }
+    func next() -> UInt64 { state.withLock { $0.0.next() } }
+    func tick() -> UInt64 {
+        state.withLock {
+            $0.1 += 1
+            return $0.1
+        }
+    }
+}
+
+extension RegionReader {
+    /// The whole region as an array, read in parallel.
+    func bytes(parallelism: Int = 1) throws -> [UInt8] {
+        let pages = info.pageCount
+        guard pages.rawValue > 0 else { return [] }
+        var bytes = [UInt8](repeating: 0xEE, count: pages.bytes.int)
+        try unsafe bytes.withUnsafeMutableBytes { try unsafe readAll(into: $0, parallelism: parallelism) }
+        for index in info.byteLength.int..<bytes.count where bytes[index] != 0 {
+            throw Mismatch("the padding behind the end of \(info.name) is not zero")
+        }
+        return Array(bytes[0..<info.byteLength.int])
+    }
+}
+
+extension RegionWriter {
+    func write(_ bytes: [UInt8], at page: PageIndex = PageIndex(UInt64(0)), isStable: Bool = false) throws {
+        try unsafe bytes.withUnsafeBytes { try unsafe write($0, at: page, isStable: isStable) }
+    }
+    func put(page: PageIndex, _ bytes: [UInt8]) throws {
+        try unsafe bytes.withUnsafeBytes { try unsafe put(page: page, $0) }
+    }
+}
+
+extension CheckpointStore {
+    /// Throws unless the store holds exactly `model`, by every way of reading it.
+    func requireEqual(_ model: [String: ModelCheckpoint], parallelism: Int = 1, deep: Bool = true) throws {
+        let snapshot = try snapshot()
+        let names = try snapshot.names()
+        guard names == model.keys.sorted(by: { $0.utf8.lexicographicallyPrecedes($1.utf8) }) else {
+            throw Mismatch("checkpoints \(names), expected \(model.keys.sorted())")
+        }
+        for (name, regions) in model.sorted(by: { $0.key < $1.key }) {
+            let reader = try snapshot.reader(named: name)
+            guard reader.info.regions.map(\.name) == regions.keys.sorted() else {
+                throw Mismatch("\(name): regions \(reader.info.regions.map(\.name)), expected \(regions.keys.sorted())")
+            }
+            for (regionName, expected) in regions {
+                let region = try reader.region(regionName)
+                let found = try region.bytes(parallelism: parallelism)
+                guard found == expected else {
+                    let at = zip(found, expected).enumerated().first { $0.element.0 != $0.element.1 }?.offset
+                    throw Mismatch(
+                        "\(name)/\(regionName): \(found.count) bytes, expected \(expected.count), first difference at \(at ?? -1)")
+                }
+                let zeroPages = stride(from: 0, to: expected.count, by: pageSize).count { start in
+                    expected[start..<min(start + pageSize, expected.count)].contains { $0 != 0 }
+                }
+                guard region.info.storedPages.int == zeroPages else {
+                    throw Mismatch("\(name)/\(regionName): counts \(region.info.storedPages) stored pages, has \(zeroPages)")
+                }
+            }
+        }
+        guard deep else { return }
+        let report = try verify(options: VerifyOptions(checksPages: true, parallelism: parallelism))
+        if let damage = report.damages.first { throw Mismatch("verify finds \(report.damages.count) damages: \(damage)") }
+    }
+}

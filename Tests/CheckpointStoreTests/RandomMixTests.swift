@@ -1,0 +1,157 @@
+// Random mixes of all operations against the model.
+
+import CheckpointStore
+import FaultHarness
+import Media
+import StoreFormat
+import Testing
+import Units
+
+/// Random operations on one store and on its model. Replayed by its seed.
+struct RandomMix {
+    var random: SeededGenerator
+    var model: [String: ModelCheckpoint] = [:]
+    var serial = 0
+    let parallelism: Int
+    let maximumPages: Int
+
+    init(seed: UInt64, parallelism: Int, maximumPages: Int) {
+        random = SeededGenerator(seed: seed)
+        self.parallelism = parallelism
+        self.maximumPages = maximumPages
+    }
+
+    private mutating func below(_ limit: Int) -> Int { Int(random.next() % UInt64(limit)) }
+
+    /// One random operation. A full store is answered by deleting.
+    mutating func step(_ store: CheckpointStore) throws {
+        do {
+            switch below(10) {
+            case 0, 1 where model.count > 2: try delete(store)
+            default: try save(store)
+            }
+        } catch let error as StoreError where error.code == .noSpace {
+            guard !model.isEmpty else { throw error }
+            try delete(store)
+        }
+    }
+
+    mutating func delete(_ store: CheckpointStore) throws {
+        let names = model.keys.sorted()
+        let doomed = Array(names.shuffled(using: &random).prefix(1 + below(2)))
+        let result = try store.delete(doomed)
+        if let obstacle = result.obstacle { throw obstacle }
+        for name in doomed { model[name] = nil }
+    }
+
+    mutating func save(_ store: CheckpointStore) throws {
+        serial += 1
+        let name = "c\(serial)"
+        let parent = model.isEmpty || below(4) == 0 ? nil : model.keys.sorted()[below(model.count)]
+        let writer = try store.begin(name, parent: parent, options: WriterOptions(parallelism: parallelism))
+        var regions: ModelCheckpoint = [:]
+        for region in ["ram", "disk", "state"] where below(3) != 0 || region == "ram" {
+            let old = parent.flatMap { model[$0]?[region] } ?? []
+            regions[region] = try put(region, old, writer)
+        }
+        if below(10) == 0 {
+            writer.abort()
+            return
+        }
+        try writer.commit()
+        model[name] = regions
+    }
+
+    private mutating func put(_ region: String, _ old: [UInt8], _ writer: CheckpointWriter) throws -> [UInt8] {
+        var bytes = old
+        let kind: RegionKind = region == "ram" ? .memory : region == "disk" ? .disk : .state
+        if old.isEmpty || below(5) == 0 { bytes = resized(old, kind) }
+        let handle = try writer.addRegion(region, kind: kind, byteLength: ByteCount(bytes.count))
+        let pages = (bytes.count + pageSize - 1) / pageSize
+        guard pages > 0 else { return bytes }
+        switch below(4) {
+        case 0:
+            // All of it, from memory; the store must find what has changed.
+            for _ in 0..<below(20) { change(page: below(pages), in: &bytes) }
+            try handle.write(bytes, isStable: below(2) == 0)
+        case 1:
+            let low = below(pages)
+            let high = low + 1 + below(pages - low)
+            for page in low..<high { change(page: page, in: &bytes) }
+            let end = min(high * pageSize, bytes.count)
+            try handle.write(Array(bytes[low * pageSize..<end]), at: PageIndex(low))
+        case 2:
+            let whole = bytes.count / pageSize
+            for _ in 0..<below(200) where whole > 0 {
+                let page = below(whole)
+                change(page: page, in: &bytes)
+                try handle.put(page: PageIndex(page), Array(bytes[page * pageSize..<(page + 1) * pageSize]))
+            }
+        default:
+            let low = below(pages)
+            let high = low + below(pages - low + 1)
+            try handle.putZeros(PageIndex(low)..<PageIndex(high))
+            for index in low * pageSize..<min(high * pageSize, bytes.count) { bytes[index] = 0 }
+        }
+        return bytes
+    }
+
+    private mutating func resized(_ old: [UInt8], _ kind: RegionKind) -> [UInt8] {
+        let pages = below(8) == 0 ? 0 : 1 + below(maximumPages)
+        let length = pages * pageSize - (kind == .memory || pages == 0 ? 0 : below(pageSize))
+        return Array((old + [UInt8](repeating: 0, count: max(0, length - old.count))).prefix(length))
+    }
+
+    private mutating func change(page: Int, in bytes: inout [UInt8]) {
+        let content = makePage(&random)
+        let start = page * pageSize
+        for index in start..<min(start + pageSize, bytes.count) { bytes[index] = content[index - start] }
+    }
+}
+
+@Suite struct RandomMixTests {
+    @Test func `random saves and deletions on a simulated device read back as the model says`() async throws {
+        try await onPlainThread {
+            for seed in UInt64(1)...12 {
+                let device = SimulatedDevice(size: .mebibytes(24))
+                do { try Self.run(seed: seed, steps: 30, device: device) } catch {
+                    throw Mismatch("seed \(seed): \(error)")
+                }
+            }
+        }
+    }
+
+    private static func run(seed: UInt64, steps: Int, device: SimulatedDevice) throws {
+        let environment = testEnvironment(seed: seed)
+        var store = try CheckpointStore.create(
+            on: FaultMedium(device), options: CreateOptions(segmentSize: .kibibytes(128)), environment: environment)
+        var mix = RandomMix(seed: seed, parallelism: 1, maximumPages: 1200)
+        for step in 0..<steps {
+            do {
+                try mix.step(store)
+                if step % 5 == 4 {
+                    store.close()
+                    store = try CheckpointStore.open(FaultMedium(device), environment: environment)
+                }
+                if step % 3 == 2 { try store.requireEqual(mix.model) }
+            } catch { throw Mismatch("step \(step): \(error)") }
+        }
+        try store.requireEqual(mix.model)
+        store.close()
+    }
+
+    @Test func `random saves and deletions by two threads in memory read back as the model says`() async throws {
+        try await onPlainThread {
+            for seed in UInt64(100)...103 {
+                let medium = try RAMMedium.anonymous(size: .mebibytes(64))
+                let store = try CheckpointStore.create(on: medium, environment: testEnvironment(seed: seed))
+                var mix = RandomMix(seed: seed, parallelism: 2, maximumPages: 3000)
+                do {
+                    for _ in 0..<25 { try mix.step(store) }
+                    try store.requireEqual(mix.model, parallelism: 2)
+                } catch { throw Mismatch("seed \(seed): \(error)") }
+                store.close()
+            }
+        }
+    }
+}
