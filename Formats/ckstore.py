@@ -352,6 +352,7 @@ class Store:
         """3.2. `salvage` leaves out the steps that only prove that something newer was lost."""
         self.medium = medium
         self.warnings = []
+        salvage = salvage or generation is not None
         self.slots = find_rings(medium)
         valid = [slot for ring in self.slots for slot in ring if slot.valid]
         if len({slot.uuid for slot in valid}) > 1:                                          # step 3
@@ -371,7 +372,6 @@ class Store:
                 raise NotFound(f"generation {generation}; the rings hold "
                                f"{', '.join(map(str, sorted({slot.generation for slot in valid})))}")
             self.slot.check_supported()
-            salvage = True
         self.slot.check_ranges()
         self.by_id, self.by_name, self.table_root = self.slot.roots()
         a, b = (ring[self.newest % SLOTS] for ring in self.slots)

@@ -7,7 +7,7 @@
     reader.py verify  STORE [--json]
     reader.py dump    STORE [--segment N]
 
-Option --generation N opens an older generation, even of a store whose newest slots were lost.
+Option --generation N opens generation N, even of a store of which newer slots were lost.
 CHECKPOINT is a name, or an id as 16 hex digits. Exit codes: 0 ok, 1 failure, 2 usage,
 3 corrupt / unsupported / not a store, 5 not found.
 
