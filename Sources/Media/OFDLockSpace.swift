@@ -38,6 +38,9 @@ final class OFDLockSpace: LockSpace {
     /// Gives up all locks.
     func close() {
         guard !isClosed.exchange(true, ordering: .acquiringAndReleasing) else { return }
+        // Explicitly: a process that is just being spawned elsewhere shares the descriptor until it executes,
+        // and would keep the locks for that long.
+        _ = ck_lock_set(descriptor, CK_LOCK_NONE, Self.base, Self.base, false)
         _ = ck_lock_close(descriptor)
     }
 

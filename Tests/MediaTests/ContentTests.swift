@@ -8,7 +8,7 @@ import Testing
 import Units
 
 /// Random operations on a medium and on an array must agree.
-private func compareWithModel(_ locator: Locator, seed: UInt64, canResize: Bool, steps: Int = 400) throws {
+private func compareWithModel(_ locator: Locator, seed: UInt64, canResize: Bool, steps: Int = 250) throws {
     var generator = SeededGenerator(seed: seed)
     let handles = [try openMedium(locator, access: .readWrite), try openMedium(locator, access: .readWrite)]
     let reader = try openMedium(locator, access: .readOnly)

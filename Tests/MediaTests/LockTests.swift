@@ -1,5 +1,6 @@
 import Foundation
 import Media
+import Synchronization
 import Testing
 import Units
 
@@ -104,6 +105,34 @@ private struct TwoHandles {
         one.close()
         #expect(try two.locks.tryLock(LockRange(start: 1), .exclusive))
         two.close()
+    }
+}
+
+@Test func `a handle's end frees its locks at once, even while processes are being spawned`() throws {
+    let handles = try TwoHandles()
+    defer { handles.close() }
+    let locator = try handles.directory.locator(), other = handles.two.locks
+    let spawned = Atomic(0)
+    onThreads(2) { thread in
+        do {
+            while spawned.load(ordering: .relaxed) < 40 {
+                if thread == 0 {
+                    // Shares every descriptor with this process until it executes.
+                    try run("true")
+                    spawned.add(1, ordering: .relaxed)
+                } else {
+                    let medium = try openMedium(locator, access: .readWrite)
+                    let range = LockRange(start: 1)
+                    guard try medium.locks.tryLock(range, .exclusive) else { throw Failed(text: "not free") }
+                    medium.close()
+                    guard try other.tryLock(range, .exclusive) else { throw Failed(text: "still held") }
+                    try other.unlock(range)
+                }
+            }
+        } catch {
+            spawned.store(40, ordering: .relaxed)
+            Issue.record(error)
+        }
     }
 }
 
