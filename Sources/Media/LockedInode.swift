@@ -40,7 +40,9 @@ struct LockedInode: Sendable {
     /// Reads a line such as `lock: 1: OFDLCK ADVISORY WRITE -1 fe:00:1234 4611686018427387904 EOF`.
     private static func overlaps(_ line: Substring, start: UInt64, count: UInt64) -> Bool {
         let words = line.split(whereSeparator: { $0 == " " || $0 == "\t" })
-        guard words.count >= 2, words.contains("OFDLCK"), let first = UInt64(words[words.count - 2]) else { return false }
+        guard words.count >= 2, words.contains("OFDLCK"), let first = UInt64(words[words.count - 2]) else {
+            return false
+        }
         let last = UInt64(words[words.count - 1]) ?? UInt64.max
         return first <= start + (count - 1) && start <= last
     }

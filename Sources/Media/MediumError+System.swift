@@ -22,7 +22,7 @@ extension MediumError {
 
     private static func judgement(of number: Int32) -> (Code, remedy: String) {
         switch number {
-        case ENOENT, ENXIO, ENODEV, ENOTDIR:
+        case ENOENT, ENXIO, ENOTDIR:
             (.notFound, "Check the locator, and that the device or directory is there.")
         case EEXIST: (.exists, "Choose another name, or force it if the content is no longer needed.")
         case EACCES, EPERM: (.permission, "Run as a user who may read and write it, or open it for reading only.")
@@ -30,10 +30,11 @@ extension MediumError {
         case EBUSY, EAGAIN, ETXTBSY: (.busy, "Somebody else uses it: unmount it or wait until they are done.")
         case ENOSPC, EDQUOT: (.noSpace, "Free space on the medium or make it larger, then try again.")
         case EFBIG: (.noSpace, "The file system or a process limit does not allow files this large.")
-        case EOPNOTSUPP, ENOSYS, ENOTTY: (.unsupported, "Use a medium that can do this.")
+        case EOPNOTSUPP, ENOSYS, ENOTTY, ENODEV: (.unsupported, "Use a medium that can do this.")
         case ENOMEM, EMFILE, ENFILE, EOVERFLOW:
             (.systemLimit, "Raise the process's limits (memory, address space, open files), then try again.")
-        default: (.ioFailed, "See the kernel log; check the device and its cabling, and restore from a copy if it is gone.")
+        default:
+            (.ioFailed, "See the kernel log; check the device and its cabling, and restore from a copy if it is gone.")
         }
     }
 }

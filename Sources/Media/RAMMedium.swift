@@ -32,7 +32,8 @@ public final class RAMMedium: MappedMedium {
     /// whole pages of the kind. Throws `.systemLimit` when the system has no memory for it.
     public static func anonymous(size: ByteCount, hugePages: Bool = false) throws(MediumError) -> RAMMedium {
         if hugePages, let medium = try? anonymous(size: size, pages: .huge) { return medium }
-        return try anonymous(size: size, pages: hugePages && TransparentHugePages.anonymousMemory ? .transparentHuge : .small)
+        let transparent = hugePages && TransparentHugePages.anonymousMemory
+        return try anonymous(size: size, pages: transparent ? .transparentHuge : .small)
     }
 
     private static func anonymous(size: ByteCount, pages: Pages) throws(MediumError) -> RAMMedium {

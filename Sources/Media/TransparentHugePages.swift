@@ -8,7 +8,9 @@ enum TransparentHugePages {
     static var anonymousMemory: Bool {
         // The setting in force is in brackets: "always within_size advise [never] deny force".
         let text = ProcessFiles.text("/sys/kernel/mm/transparent_hugepage/shmem_enabled") ?? ""
-        guard let setting = text.split(whereSeparator: \.isWhitespace).first(where: { $0.hasPrefix("[") }) else { return false }
+        guard let setting = text.split(whereSeparator: \.isWhitespace).first(where: { $0.hasPrefix("[") }) else {
+            return false
+        }
         return setting != "[never]" && setting != "[deny]"
     }
 

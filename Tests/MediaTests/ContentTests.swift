@@ -179,10 +179,10 @@ func `memory of huge pages is mapped, written, grown and given back in huge page
         do {
             guard thread == 0 else {
                 // Keeps the page cache filled with what is there at the moment.
-                while round.load(ordering: .relaxed) < 200 { _ = try reader.bytes(at: 0, count: 1 << 20) }
+                while round.load(ordering: .relaxed) < 40 { _ = try reader.bytes(at: 0, count: 1 << 20) }
                 return
             }
-            for number in 0..<200 {
+            for number in 0..<40 {
                 let bytes = pattern(UInt64(number), count: 1 << 20)
                 try medium.write(bytes, at: 0)
                 guard try reader.bytes(at: 0, count: 1 << 20) == bytes else { throw Failed(text: "round \(number)") }
@@ -190,7 +190,7 @@ func `memory of huge pages is mapped, written, grown and given back in huge page
             }
         } catch {
             failure.withLock { $0 = "thread \(thread): \(error)" }
-            round.store(200, ordering: .relaxed)
+            round.store(40, ordering: .relaxed)
         }
     }
     #expect(failure.withLock { $0 } == nil)

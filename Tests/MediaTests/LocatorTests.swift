@@ -18,7 +18,8 @@ import Testing
 @Test func `a locator that can't be is refused with a remedy`() {
     let long = String(repeating: "a", count: 201)
     for text in [
-        "", "file:", "ram:", "disk:/dev/sda", "ram:a/b", "ram:.hidden", "ram:a b", "ram:\(long)", "file:a\0b", "File:/a",
+        "", "file:", "ram:", "disk:/dev/sda",
+        "ram:a/b", "ram:.hidden", "ram:a b", "ram:\(long)", "file:a\0b", "File:/a",
     ] {
         let error = expectFailure(.invalidLocator) { _ = try Locator(text) }
         #expect(error?.remedy.isEmpty == false)

@@ -17,7 +17,8 @@ struct RawMediumTests {
         try medium.flush()
         #expect(try medium.bytes(at: 1 << 20, count: 2 << 20) == pattern(1, count: 2 << 20))
         try medium.discard(at: MediumOffset(1 << 20), ByteCount(1 << 20))
-        #expect(try medium.bytes(at: 2 << 20, count: 4096) == Array(pattern(1, count: 2 << 20)[(1 << 20)..<(1 << 20) + 4096]))
+        let kept = pattern(1, count: 2 << 20)[(1 << 20)...].prefix(4096)
+        #expect(try medium.bytes(at: 2 << 20, count: 4096) == Array(kept))
         expectFailure(.unsupported) { try medium.resize(to: .mebibytes(4)) }
         expectFailure(.unsupported) { try removeMedium(device.locator()) }
     }
