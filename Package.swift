@@ -45,7 +45,20 @@ let package = Package(
         .target(
             name: "CheckpointStore", dependencies: ["Units", "Media", "PageCodec", "StoreFormat", "CLinux"],
             swiftSettings: strict),
-        .target(name: "CKStoreC", dependencies: ["CheckpointStore", "Media", "Units"], swiftSettings: strict),
+        // The C interface: the header, and what stands behind it. Nothing in the package depends on it.
+        .systemLibrary(name: "CKStoreHeader"),
+        .target(
+            name: "CKStoreC", dependencies: ["CKStoreHeader", "CheckpointStore", "StoreFormat", "Media", "Units"],
+            exclude: ["exports.map", "install", "ckstore.pc.in"], swiftSettings: strict,
+            linkerSettings: [
+                // libckstore.so for programs that know nothing of Swift: its own runtime inside, and
+                // only the C functions visible.
+                .unsafeFlags([
+                    "-static-stdlib", "-Xlinker", "-soname=libckstore.so.1",
+                    "-Xlinker", "--version-script=\(Context.packageDirectory)/Sources/CKStoreC/exports.map",
+                    "-Xlinker", "-z", "-Xlinker", "nodelete",
+                ])
+            ]),
         .executableTarget(
             name: "ckstore",
             dependencies: [
@@ -69,6 +82,8 @@ let package = Package(
         .testTarget(
             name: "CrashTests", dependencies: ["CheckpointStore", "FaultHarness", "Media", "Units"],
             swiftSettings: strict),
+        // Runs what the product CKStoreC is built as; does not depend on it, since the linker's settings for it are no good here.
+        .testTarget(name: "CInterfaceTests", exclude: ["program.c"], swiftSettings: strict),
         .testTarget(
             name: "CommandLineTests", dependencies: ["CheckpointStore", "Media", "Units"], swiftSettings: strict),
     ]
