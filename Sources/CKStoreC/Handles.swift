@@ -100,14 +100,19 @@ final class RegionWriterHandle: Sendable {
     }
 }
 
-/// Lets many in until it is closed, which waits until they have left.
+/// Lets many in until it is closed, which waits until they have left. Those who come while somebody waits to
+/// close it have to wait too: else a stream of them could keep it open for ever.
 @safe private final class Gate: @unchecked Sendable {
     private let lock: UnsafeMutablePointer<pthread_rwlock_t>
     private var isOpen = true
 
     init() {
         unsafe lock = .allocate(capacity: 1)
-        unsafe pthread_rwlock_init(lock, nil)
+        var attributes = pthread_rwlockattr_t()
+        unsafe pthread_rwlockattr_init(&attributes)
+        unsafe pthread_rwlockattr_setkind_np(&attributes, Int32(PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP))
+        unsafe pthread_rwlock_init(lock, &attributes)
+        unsafe pthread_rwlockattr_destroy(&attributes)
     }
 
     deinit {
