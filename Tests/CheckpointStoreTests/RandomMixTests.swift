@@ -27,7 +27,7 @@ struct RandomMix {
     mutating func step(_ store: CheckpointStore) throws {
         do {
             switch below(10) {
-            case 0, 1 where model.count > 2: try delete(store)
+            case 0 where model.count > 2, 1 where model.count > 2: try delete(store)
             default: try save(store)
             }
         } catch let error as StoreError where error.code == .noSpace {
@@ -91,7 +91,8 @@ struct RandomMix {
             let low = below(pages)
             let high = low + below(pages - low + 1)
             try handle.putZeros(PageIndex(low)..<PageIndex(high))
-            for index in low * pageSize..<min(high * pageSize, bytes.count) { bytes[index] = 0 }
+            let end = min(high * pageSize, bytes.count)
+            if low * pageSize < end { bytes.replaceSubrange(low * pageSize..<end, with: repeatElement(0, count: end - low * pageSize)) }
         }
         return bytes
     }
@@ -105,7 +106,8 @@ struct RandomMix {
     private mutating func change(page: Int, in bytes: inout [UInt8]) {
         let content = makePage(&random)
         let start = page * pageSize
-        for index in start..<min(start + pageSize, bytes.count) { bytes[index] = content[index - start] }
+        let end = min(start + pageSize, bytes.count)
+        bytes.replaceSubrange(start..<end, with: content[0..<end - start])
     }
 }
 

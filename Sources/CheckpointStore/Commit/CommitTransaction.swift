@@ -229,7 +229,8 @@ final class CommitTransaction {
             if isNew { slot.usedSegments += 1 }
         }
         for placement in placements {
-            try table.update(placement.segment) { $0.live += Self.liveUnits(placement.node.encodedLength) }
+            let units = Self.liveUnits(placement.node.encodedLength)
+            try table.update(placement.segment) { $0.live += units }
         }
         if let last = ends.last { slot.catalogSegment = last.segment }
         for origin in replaced(by: placements.map(\.node)) {

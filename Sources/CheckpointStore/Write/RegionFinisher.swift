@@ -53,7 +53,8 @@ struct RegionFinisher {
             }
             let inChild = rest.prefix { $0.rawValue < start.rawValue + below }
             rest = rest.dropFirst(inChild.count)
-            if inChild.isEmpty, !mustRebuild(level: level - 1, first: start) { continue }
+            let isAboveParent = level > (region.parent?.depth ?? level) && start.rawValue == 0
+            if inChild.isEmpty, !isAboveParent, !mustRebuild(level: level - 1, first: start) { continue }
             children[index] = try build(level: level - 1, first: start, inChild, leaves)
         }
         if children.allSatisfy({ $0 == nil }) { return nil }
