@@ -102,7 +102,7 @@ private func exerciseRun(_ bytes: [UInt8], birth: BlockBirth) {
 
 private func exerciseSlot(_ bytes: [UInt8]) {
     guard bytes.count > 26 else { return }
-    let (position, twin) = (Int(bytes[24]), bytes[26])
+    let (position, twin) = (Int(bytes[24]), bytes[26] & 1)
     roundTrip(
         bytes, decode: { b in try Slot.decode(b, position: position, twin: twin) }, encode: { $0.encoded(twin: twin) })
 }

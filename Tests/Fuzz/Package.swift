@@ -1,0 +1,14 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// Outside the main package's graph, since a fuzzer brings its own `main`. Build and start it with `run`.
+let package = Package(
+    name: "Fuzz",
+    dependencies: [.package(name: "ckstore", path: "../..")],
+    targets: [
+        .executableTarget(
+            name: "FuzzDecoders",
+            dependencies: [.product(name: "StoreFormat", package: "ckstore")],
+            swiftSettings: [.swiftLanguageMode(.v6), .strictMemorySafety(), .treatAllWarnings(as: .error)])
+    ]
+)

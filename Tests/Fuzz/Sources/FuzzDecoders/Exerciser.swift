@@ -1,0 +1,1 @@
+../../../StoreFormatTests/Support/Exerciser.swift
