@@ -57,26 +57,42 @@ extension CheckpointStore {
         let slot = ring.slot
         guard let segment = slot.catalogSegment else { return }
         var table = TableReader(store: self, slot: slot)
-        let entry = try table.entry(segment)
-        guard entry.isUsed, entry.segmentClass == .catalog else {
-            throw StoreError(
-                .corrupt, "the catalog's segment \(segment) is not in use as such", remedy: "Run `ckstore verify`.",
-                medium: medium.name)
+        // A table that can't be read is found by whoever needs it; the checkpoints may still be readable.
+        guard let entry = try? table.entry(segment), entry.isUsed, entry.segmentClass == .catalog else { return }
+        guard let birth = try newestBirth(behind: Int(entry.committedLength), segment, slot),
+            birth >= slot.generation.rawValue + 2, try newestSlot().generation == slot.generation
+        else { return }
+        let lost =
+            "superblock lost: there are catalog nodes of generation \(birth), but the newest slot is of generation "
+            + "\(slot.generation)"
+        throw Self.lostError(lost, ring: ring, medium)
+    }
+
+    /// The highest birth of the catalog and table nodes that follow on `start` in a catalog segment; nil when there
+    /// are none newer than the slot.
+    private func newestBirth(
+        behind start: Int, _ segment: SegmentIndex, _ slot: Slot
+    ) throws(StoreError) -> UInt64? {
+        let unit = Int(slot.geometry.commitUnit)
+        let size = Int(slot.geometry.segmentSize)
+        var newest: UInt64?
+        var position = start
+        while size - position >= BlockHeader.encodedLength {
+            let offset = slot.geometry.offset(of: segment) + ByteCount(position)
+            let bytes = try medium.bytes(at: offset, count: min(size - position, CatalogNode.maximumLength))
+            let kinds = [BlockKind.catalogNode, .tableLeaf, .tableInner]
+            if let header = unsafe try? Block.peek(bytes.span.bytes), kinds.contains(header.kind),
+                header.birth.rawValue > slot.generation.rawValue
+            {
+                newest = max(newest ?? 0, header.birth.rawValue)
+                position = roundUp(position + Int(header.storedLength), to: blockAlignment)
+            } else if position % unit == 0 {
+                break
+            } else {
+                position = roundUp(position, to: unit)
+            }
         }
-        let room = Int(slot.geometry.segmentSize - entry.committedLength)
-        guard room >= BlockHeader.encodedLength else { return }
-        let offset = slot.geometry.offset(of: segment) + ByteCount(UInt64(entry.committedLength))
-        let bytes = try medium.bytes(at: offset, count: min(room, CatalogNode.maximumLength))
-        guard let header = unsafe try? Block.peek(bytes.span.bytes) else { return }
-        let isTree = [BlockKind.catalogNode, .tableLeaf, .tableInner].contains(header.kind)
-        if isTree, header.birth.rawValue >= slot.generation.rawValue + 2,
-            try newestSlot().generation == slot.generation
-        {
-            let lost =
-                "superblock lost: there are catalog nodes of generation \(header.birth.rawValue), but the newest slot is of "
-                + "generation \(slot.generation)"
-            throw Self.lostError(lost, ring: ring, medium)
-        }
+        return newest
     }
 
     private static func lostError(_ reason: String, ring: RingState, _ medium: any Medium) -> StoreError {

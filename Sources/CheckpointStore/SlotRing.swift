@@ -23,12 +23,30 @@ enum SlotRing {
     private static let ringBytes = Slot.ringLength * Slot.encodedLength
 
     /// Reads both rings and chooses. `generation` asks for an older state than the newest.
+    ///
+    /// Slots are read without the commit lock, so what looks damaged may be half written: it counts only when it
+    /// looks the same once more.
     static func read(_ medium: any Medium, generation: Generation?) throws(StoreError) -> RingState {
+        var last: String?
+        while true {
+            do throws(StoreError) {
+                let state = try readOnce(medium, generation: generation)
+                guard let lost = state.lost, generation == nil, lost != last else { return state }
+                last = lost
+            } catch {
+                guard error.code == .corrupt || error.code == .notAStore, error.description != last else { throw error }
+                last = error.description
+            }
+        }
+    }
+
+    private static func readOnce(_ medium: any Medium, generation: Generation?) throws(StoreError) -> RingState {
         guard medium.size.rawValue >= UInt64(ringBytes) else { throw notAStore(medium, "it is too short") }
         let ringA = try readRing(medium, at: .zero, twin: 0)
         var slots = ringA.slots
         var positions = [ringA.state]
         if let twinOffset = slots.max(by: { $0.generation < $1.generation })?.geometry.twinOffset {
+            guard twinOffset.rawValue + UInt64(ringBytes) <= medium.size.rawValue else { throw truncated(medium, twinOffset) }
             let ringB = try readRing(medium, at: twinOffset, twin: 1)
             slots += ringB.slots
             positions.append(ringB.state)
@@ -40,11 +58,11 @@ enum SlotRing {
             if let failure = ringA.failure { throw failure }
             throw notAStore(medium, "there is no superblock on it")
         }
-        try checkAgreement(slots, newest: newest, medium)
+        let agreed = try agreed(slots, newest: newest, medium)
         var state = RingState(
-            slot: newest, damagedTwins: [], generations: Array(Set(slots.map(\.generation))).sorted(),
+            slot: agreed, damagedTwins: [], generations: Array(Set(slots.map(\.generation))).sorted(),
             lost: lostPositions(positions, newest: newest.generation))
-        let healthy = slots.filter { $0.generation == newest.generation }.map(\.twin)
+        let healthy = slots.filter { $0.generation == newest.generation && $0.kind == agreed.kind }.map(\.twin)
         state.damagedTwins = [0, 1].filter { !healthy.contains($0) }
         if let generation, generation != newest.generation {
             guard let older = slots.first(where: { $0.generation == generation }) else {
@@ -149,20 +167,24 @@ enum SlotRing {
         return nil
     }
 
-    private static func checkAgreement(_ slots: [Slot], newest: Slot, _ medium: any Medium) throws(StoreError) {
+    /// All slots must be of one store, and twins of the newest generation alike. Returns the newest to use: of unlike
+    /// twins, of which one is poisoned, the poisoned one counts (poisoning was cut short between its writes).
+    private static func agreed(_ slots: [Slot], newest: Slot, _ medium: any Medium) throws(StoreError) -> Slot {
         for slot in slots where slot.uuid != newest.uuid {
             throw StoreError(
                 .corrupt, "superblock slots of two stores (\(slot.uuid), \(newest.uuid))",
                 remedy: "Something has overwritten part of the store.", medium: medium.name)
         }
-        var twins = slots.filter { $0.generation == newest.generation }
-        guard twins.count == 2 else { return }
-        twins[1].twin = twins[0].twin
-        if twins[0] != twins[1] {
-            throw StoreError(
-                .corrupt, "the two superblock slots of generation \(newest.generation) contradict each other",
-                remedy: "Open an older generation for reading, or restore the medium from a replica.", medium: medium.name)
-        }
+        let twins = slots.filter { $0.generation == newest.generation }
+        guard twins.count == 2 else { return newest }
+        var other = twins[1]
+        other.twin = twins[0].twin
+        if twins[0] == other { return newest }
+        let poisoned = twins.filter { $0.kind == .poisoned }
+        if poisoned.count == 1 { return poisoned[0] }
+        throw StoreError(
+            .corrupt, "the two superblock slots of generation \(newest.generation) contradict each other",
+            remedy: "Open an older generation for reading, or restore the medium from a replica.", medium: medium.name)
     }
 
     /// One commit in flight may leave the position behind the newest torn; more than that is loss.
@@ -172,13 +194,17 @@ enum SlotRing {
             let position = Int(generation.rawValue % UInt64(Slot.ringLength))
             let states = rings.map { $0[position] }
             if !states.contains(.valid), states.contains(.torn) {
-                // What stands there is either a newer generation or an old one of the last lap. The
-                // old ones that nothing newer has overwritten are at the far end of the ring.
                 return "superblock lost: the slots at position \(position) are damaged, and generation \(generation) "
                     + "or a later one may have stood there"
             }
         }
         return nil
+    }
+
+    private static func truncated(_ medium: any Medium, _ twinOffset: MediumOffset) -> StoreError {
+        StoreError(
+            .truncated, "the medium has \(medium.size) bytes and ends before the second superblock ring",
+            remedy: "Give it back its full size, or restore it from a replica.", medium: medium.name, offset: twinOffset)
     }
 
     private static func notAStore(_ medium: any Medium, _ why: String) -> StoreError {
