@@ -10,7 +10,7 @@ import Testing
         let place = try Workplace()
         defer { place.remove() }
         try await place.install()
-        let flags = try await place.output("pkg-config", ["--cflags", "--libs", "ckstore"]).split(separator: " ").map(String.init)
+        let flags = try await place.output("pkg-config", ["--cflags", "--libs", "ckstore"]).split(whereSeparator: \.isWhitespace).map(String.init)
         try await place.run(
             "cc",
             ["-std=c11", "-pedantic", "-Wall", "-Wextra", "-Werror", "-pthread", place.sources + "/program.c", "-o", place.path("program")]
