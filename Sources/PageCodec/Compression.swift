@@ -1,7 +1,9 @@
 // LZ4 blocks: how a page run is made smaller.
 //
 // Invariant: a compressed block is always smaller than what it holds; what would not get smaller is
-// stored raw. Decompression never writes outside its destination, whatever the input.
+// stored raw. Decompression never writes outside its destination, whatever the input. What a malformed
+// block decodes to is undefined (LZ4 lets a match of distance 0 repeat what stood in the destination), so
+// that only blocks whose checksum was verified are worth decoding.
 
 import CLZ4
 

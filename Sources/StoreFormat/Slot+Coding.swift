@@ -91,6 +91,7 @@ extension Slot {
         guard let kind = SlotKind(rawValue: bytes.u8(27)) else {
             throw FormatError(.badField, subject: subject, reason: "kind \(bytes.u8(27))")
         }
+        try checkUnusedRoots(bytes)
         let catalogSegment = bytes.u32(340)
         let slot = Slot(
             kind: kind, twin: twin, uuid: StoreUUID(bytes, at: 32), generation: Generation(bytes.u64(48)),
@@ -123,6 +124,13 @@ extension Slot {
                 reason: "generation \(generation), place \(bytes.u16(24)) of ring \(bytes.u8(26)), "
                     + "found at place \(position) of ring \(twin)")
         }
+    }
+
+    /// Forwarding and lineage, which version 1 does not use: null unless a feature that it does not know explains them.
+    private static func checkUnusedRoots(_ bytes: RawSpan) throws(FormatError) {
+        let isExplained = bytes.u64(64) & ~Feature.knownReadOnlyCompat != 0 || bytes.u64(72) != 0
+        let isNull = (0..<10).allSatisfy { bytes.u64(248 + 8 * $0) == 0 }
+        try StoreFormat.check(isNull || isExplained, subject, "roots that no feature explains")
     }
 
     private static func geometry(_ bytes: RawSpan) throws(FormatError) -> Geometry {

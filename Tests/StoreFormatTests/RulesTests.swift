@@ -164,6 +164,19 @@ func code(_ body: () throws(FormatError) -> Void) -> FormatError.Code? {
         #expect(Feature.names(incompat: Feature.knownIncompat, readOnlyCompat: 0, compat: 0).count == Feature.knownIncompat.nonzeroBitCount)
     }
 
+    @Test func `roots of later features are refused unless a feature bit explains them`() {
+        for offset in [248, 288] {
+            var slot = Samples.slot
+            slot.compat = 0
+            var bytes = slot.encoded(twin: 1)
+            #expect(refusal(of: bytes) == nil)
+            bytes[offset] = 1
+            #expect(refusal(of: bytes)?.code == .badField, "byte \(offset)")
+            bytes[64] = 1
+            #expect(refusal(of: bytes) == nil, "byte \(offset) with a read-only compatible feature")
+        }
+    }
+
     @Test func `feature names with wrong masks, bits or lengths are refused`() {
         for (offset, value) in [(516, UInt8(0)), (516, 4), (517, 64), (518, 0), (518, 30), (519, 7), (513, 1)] {
             var bytes = Samples.slot.encoded(twin: 1)

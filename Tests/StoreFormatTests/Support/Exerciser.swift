@@ -123,21 +123,30 @@ private func exerciseCompression(_ bytes: [UInt8]) {
 }
 
 /// Whatever the bytes: nothing outside the destination is written, and a prefix agrees with the whole.
+///
+/// A malformed block with a match of distance 0 is not refused by LZ4: it yields what stood in the destination. Such a
+/// block is known by its decoding differently into different memory, and promises nothing.
 private func exerciseDecompression(_ bytes: [UInt8], length: Int) {
     guard length > 0 else { return }
-    let fence = 64
-    var whole = [UInt8](repeating: 0xA5, count: length + fence)
-    var prefix = whole
     let prefixLength = (length + 1) / 2
-    let (isWhole, isPrefix) = unsafe bytes.withUnsafeBytes { source in
-        unsafe (
-            whole.withUnsafeMutableBytes { unsafe decompress(source, into: .init(rebasing: $0[..<length])) },
-            prefix.withUnsafeMutableBytes {
-                unsafe decompressPrefix(source, into: .init(rebasing: $0[..<prefixLength]), totalLength: length)
-            }
-        )
+    let fills: [UInt8] = [0xA5, 0x5A]
+    let wholes = fills.map { decoded(bytes, room: length, total: length, fill: $0) }
+    let prefixes = fills.map { decoded(bytes, room: prefixLength, total: length, fill: $0) }
+    guard let whole = wholes[0], whole == wholes[1], prefixes[0] == prefixes[1] else { return }
+    precondition(prefixes[0] == [UInt8](whole[..<prefixLength]), "the prefix differs")
+}
+
+/// The first `room` of the `total` bytes that a block decodes to, in memory that was full of `fill`; nil when refused.
+private func decoded(_ block: [UInt8], room: Int, total: Int, fill: UInt8) -> [UInt8]? {
+    let fence = 64
+    var bytes = [UInt8](repeating: fill, count: room + fence)
+    let isSound = unsafe block.withUnsafeBytes { source in
+        unsafe bytes.withUnsafeMutableBytes { memory in
+            let room = unsafe UnsafeMutableRawBufferPointer(rebasing: memory[..<room])
+            return room.count == total
+                ? unsafe decompress(source, into: room) : unsafe decompressPrefix(source, into: room, totalLength: total)
+        }
     }
-    precondition(whole[length...].allSatisfy { $0 == 0xA5 }, "written behind the destination")
-    precondition(prefix[prefixLength...].allSatisfy { $0 == 0xA5 }, "written behind the prefix")
-    if isWhole { precondition(isPrefix && prefix[..<prefixLength] == whole[..<prefixLength], "the prefix differs") }
+    precondition(bytes[room...].allSatisfy { $0 == fill }, "written behind the destination")
+    return isSound ? [UInt8](bytes[..<room]) : nil
 }
