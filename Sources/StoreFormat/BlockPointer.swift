@@ -8,7 +8,7 @@ public import Units
 /// The place, length, kind, birth and checksum of a block.
 public struct BlockPointer: Hashable, Sendable, CustomStringConvertible {
     public var segment: SegmentIndex
-    /// Where in the segment; a multiple of 64.
+    /// Where in the segment; a multiple of 64, at least 128.
     public var offset: SegmentOffset
     /// Bytes of the block, header included.
     public var storedLength: UInt32
@@ -82,7 +82,9 @@ public struct BlockPointer: Hashable, Sendable, CustomStringConvertible {
     }
 
     private func checkFields() throws(FormatError) {
-        try check(offset.int % blockAlignment == 0, "pointer", "offset \(offset), not a multiple of \(blockAlignment)")
+        try check(
+            offset.int % blockAlignment == 0 && offset.int >= SegmentHeader.encodedLength, "pointer",
+            "offset \(offset), not a multiple of \(blockAlignment) behind the segment's header")
         try check(keyID == 0, "pointer", "encryption key \(keyID), which version 1 does not have")
         guard storedLength >= BlockHeader.encodedLength, storedLength <= kind.maximumLength else {
             throw FormatError(

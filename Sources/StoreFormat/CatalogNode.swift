@@ -173,7 +173,8 @@ public struct CatalogNode: Hashable, Sendable {
         switch tree {
         case .byID:
             try check(key.contains { $0 != 0 }, subject, "id 0")
-            _ = try CatalogValue.decode(bytes.extracting(payloadStart..<position))
+            let value = try CatalogValue.decode(bytes.extracting(payloadStart..<position))
+            try check(CatalogTree.key(CheckpointID(value.record.birth.rawValue)) == key, subject, "a record of another id")
         case .byName:
             try check(value.contains { $0 != 0 }, subject, "id 0")
             try Names.check(try bytes.text(keyStart, count: keyLength, subject), subject: subject)
@@ -215,6 +216,8 @@ public struct CatalogValue: Hashable, Sendable {
     public static func decode(_ bytes: RawSpan) throws(FormatError) -> CatalogValue {
         let subject = "catalog value"
         try bytes.requireExactly(encodedLength, subject)
+        try check(bytes.u64(40) >= 1, subject, "generation 0")
+        try check(bytes.u32(48) == 0, subject, "flags \(bytes.u32(48)), which version 1 does not have")
         return CatalogValue(
             record: try BlockPointer.decode(bytes, at: 0, kinds: [.checkpointRecord], subject: subject),
             generation: Generation(bytes.u64(40)), flags: bytes.u32(48))

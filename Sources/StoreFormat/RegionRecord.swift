@@ -102,6 +102,7 @@ public struct RegionRecord: Hashable, Sendable {
         guard let root else {
             return try StoreFormat.check(storedPages == .zero, subject, "stored pages, but no root")
         }
+        try StoreFormat.check(pageCount > .zero, subject, "a root, but no pages")
         let fits = depth == 0 ? root.kind == .leaf || root.kind == .patchLeaf : root.kind == .inner
         try StoreFormat.check(fits, subject, "depth \(depth), but its root is a \(root.kind)")
     }

@@ -45,7 +45,7 @@ import Units
             let position = Slot.position(of: slot.generation)
             #expect(unsafe try Slot.decode(bytes.span.bytes, position: position, twin: slot.twin) == slot, seed)
             let value = CatalogValue(
-                record: random.pointer(.checkpointRecord), generation: Generation(random.next()), flags: 7)
+                record: random.pointer(.checkpointRecord), generation: Generation(random.next() | 1))
             #expect(try CatalogValue.decode(value.encoded()) == value, seed)
         }
     }

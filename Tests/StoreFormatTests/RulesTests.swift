@@ -65,6 +65,8 @@ func code(_ body: () throws(FormatError) -> Void) -> FormatError.Code? {
         #expect(refusal { $0.regions[0].root = nil } == .badField)
         #expect(refusal { $0.regions[2].byteLength = ByteCount(5000) } == .badField)
         #expect(refusal { $0.regions[2].byteLength = ByteCount(UInt64.max) } == .badField)
+        #expect(refusal { $0.regions[1].byteLength = .zero; $0.regions[1].depth = 0 } == nil)
+        #expect(refusal { $0.regions[0].byteLength = .zero; $0.regions[0].storedPages = .zero } == .badField)
         #expect(refusal { $0.regions[0].storedPages = PageCount(3) } == .badField)
     }
 
@@ -227,6 +229,21 @@ func code(_ body: () throws(FormatError) -> Void) -> FormatError.Code? {
     }
 }
 
+@Suite struct `Rules for catalog values` {
+    @Test func `flags, generation 0 and another checkpoint's record are refused`() {
+        for (offset, value) in [(40, UInt8(0)), (48, 1), (51, 0x80)] {
+            var bytes = Samples.pinned(Vectors.catalogValue)
+            bytes[offset] = value
+            #expect(code { () throws(FormatError) in _ = try CatalogValue.decode(bytes) } == .badField, "byte \(offset)")
+        }
+        var node = Samples.catalogByID
+        node.entries[0].key = CatalogTree.key(CheckpointID(1))
+        #expect(code { () throws(FormatError) in
+            _ = unsafe try CatalogNode.decode(node.encoded(birth: BlockBirth(43)).span.bytes)
+        } == .badField)
+    }
+}
+
 @Suite struct `Rules for pointers` {
     private func refusal(_ offset: Int, _ bytes: [UInt8]) -> FormatError.Code? {
         var pointer = Samples.pinned(Vectors.pointer)
@@ -237,6 +254,8 @@ func code(_ body: () throws(FormatError) -> Void) -> FormatError.Code? {
     @Test func `a pointer that no block can have is refused`() {
         #expect(refusal(0, []) == nil)
         #expect(refusal(4, [1]) == .badField)
+        for offset: UInt8 in [0, 64] { #expect(refusal(4, [offset, 0]) == .badField, "offset \(offset)") }
+        #expect(refusal(4, [128, 0]) == nil)
         #expect(refusal(8, [31, 0, 0, 0]) == .wrongLength)
         #expect(refusal(8, [0, 0, 0, 0]) == .badField)
         #expect(refusal(8, [0, 0, 0, 1]) == .wrongLength)

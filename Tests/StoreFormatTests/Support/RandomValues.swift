@@ -10,7 +10,7 @@ extension SeededRandom {
     mutating func pointer(_ kind: BlockKind, birth: UInt64? = nil) -> BlockPointer {
         let codec: RunCodec = kind == .run && below(2) == 0 ? .lz4 : .raw
         return BlockPointer(
-            segment: SegmentIndex(next() >> 32), offset: SegmentOffset(below(1 << 24) * 64),
+            segment: SegmentIndex(next() >> 32), offset: SegmentOffset(128 + below(1 << 24) * 64),
             storedLength: UInt32(32 + below(kind.maximumLength - 31)), kind: kind, codec: codec,
             birth: BlockBirth(birth ?? next()), checksum: hash())
     }
@@ -84,7 +84,7 @@ extension SeededRandom {
         if kind == .memory { length &= ~4095 }
         let pages = PageCount(covering: ByteCount(length))
         let depth = PageTree.depth(pageCount: pages)
-        let isZero = below(4) == 0
+        let isZero = below(4) == 0 || length == 0
         return RegionRecord(
             name: name, kind: kind, depth: depth, byteLength: ByteCount(length), key: regionKey(name),
             root: isZero ? nil : pointer(depth == 0 ? [.leaf, .patchLeaf][below(2)] : .inner),
@@ -113,7 +113,8 @@ extension SeededRandom {
             tree: tree, level: level,
             entries: keys.map { key in
                 if level > 0 { return .init(key: key, payload: .child(pointer(.catalogNode))) }
-                let value = CatalogValue(record: pointer(.checkpointRecord), generation: Generation(next()))
+                let id = CatalogTree.id(ofKey: key)?.rawValue
+                let value = CatalogValue(record: pointer(.checkpointRecord, birth: id), generation: Generation(next() | 1))
                 return .init(
                     key: key, payload: .leaf(tree == .byID ? value.encoded() : CatalogTree.value(CheckpointID(next() | 1))))
             })
@@ -175,7 +176,7 @@ extension SeededRandom {
         func within(_ kind: BlockKind, _ random: inout SeededRandom) -> BlockPointer {
             var pointer = random.pointer(kind)
             pointer.segment = SegmentIndex(random.next() % UInt64(geometry.segmentCount))
-            pointer.offset = SegmentOffset(random.below((131_072 - 65536) / 64) * 64)
+            pointer.offset = SegmentOffset(128 + random.below(1000) * 64)
             return pointer
         }
         let kind = SlotKind.allCases[below(2)]

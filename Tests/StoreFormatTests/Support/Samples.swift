@@ -62,7 +62,7 @@ enum Samples {
         var children = [BlockPointer?](repeating: nil, count: 128)
         for (i, place) in [(UInt64(1), 0), (2, 65), (3, 127)] {
             children[place] = pointer(
-                .inner, segment: 2, offset: UInt32(64 * i), length: 600, birth: id.rawValue - i,
+                .inner, segment: 2, offset: UInt32(64 + 64 * i), length: 600, birth: id.rawValue - i,
                 hash: UInt8(0x50 + 16 * i))
         }
         return InnerNode(regionKey: key, firstPage: PageIndex(512 * 128 * 128 * 3), level: 2, children: children)
