@@ -98,7 +98,7 @@ final class Verifier: Sendable {
         var report: VerifyReport
         /// Blocks already found sound, with all below them; a damaged one is looked at again for each checkpoint.
         var sound = Set<UInt64>()
-        /// For each segment that the table knows: its entry.
+        /// For each used segment: its entry; empty when only one checkpoint is verified.
         var entries: [SegmentIndex: SegmentEntry] = [:]
     }
 
@@ -135,8 +135,8 @@ final class Verifier: Sendable {
         state.withLock { $0.report.checkpointCount += 1 }
         try noting(checkpoint: name) { () throws(StoreError) in
             let record = try store.readRecord(value, id: id)
-            count(value.record)
             try inTable(value.record)
+            countSound([value.record])
             for region in record.regions { try self.region(region, of: name) }
         }
     }
@@ -184,8 +184,9 @@ final class Verifier: Sendable {
 
     /// Every reachable block lies in a used segment of its class, below its committed length.
     private func inTable(_ pointer: BlockPointer) throws(StoreError) {
-        let (entry, isLoaded) = state.withLock { ($0.entries[pointer.segment], !$0.entries.isEmpty) }
-        guard isLoaded else { return }
+        let entries = state.withLock { $0.entries }
+        guard !entries.isEmpty else { return }
+        let entry = entries[pointer.segment]
         guard let entry, entry.segmentClass == SegmentClass(holding: pointer.kind),
             UInt64(pointer.offset.rawValue) + UInt64(pointer.storedLength) <= UInt64(entry.committedLength)
         else {
@@ -235,7 +236,7 @@ final class Verifier: Sendable {
         try noting(checkpoint: checkpoint, region: region.name, pages: pages) { () throws(StoreError) in
             let read = try store.readInner(pointer, key: region.key, firstPage: first.firstPage, level: level)
             try inTable(pointer)
-            if markSound(pointer) { count(pointer) }
+            countSound([pointer])
             node = read
         }
         guard let node else { return }
@@ -252,21 +253,27 @@ final class Verifier: Sendable {
     ) throws(StoreError) {
         let map = try store.readSpan(task.pointer, key: region.key, span: task.span)
         try inTable(task.pointer)
-        count(task.pointer)
         if task.pointer.kind == .patchLeaf, let base = map.base {
             try inTable(base)
-            if markSound(base) { count(base) }
+            countSound([base])
         }
         try checkEnd(map, region, task.span)
-        let isWhole = Flag()
+        // One look at the shared state before the runs and one after them: locks for each run cost more than hashing it.
+        let known = state.withLock { state in map.runs.map { state.sound.contains(Self.key($0)) } }
+        var found: [BlockPointer] = []
+        var isWhole = true
         try map.forEachRun { (run, listed) throws(StoreError) in
-            try noting(
-                checkpoint: checkpoint, region: region.name, ranges: ranges(listed, task.span), spoils: isWhole
-            ) { () throws(StoreError) in
-                try self.run(map, run, listed, region, task.span, buffer, decoder, pages)
+            let failure = self.failure { () throws(StoreError) in
+                try self.run(map, run, listed, isKnown: known[run], region, task.span, buffer, decoder, pages)
             }
+            guard let failure else {
+                if !known[run] { found.append(map.runs[run]) }
+                return
+            }
+            isWhole = false
+            try note(failure, checkpoint: checkpoint, region: region.name, ranges: ranges(listed, task.span))
         }
-        if isWhole.isSet == false { _ = markSound(task.pointer) }
+        countSound(found + (isWhole ? [task.pointer] : []))
     }
 
     private func checkEnd(_ map: SpanMap, _ region: RegionRecord, _ span: SpanIndex) throws(StoreError) {
@@ -277,18 +284,17 @@ final class Verifier: Sendable {
     }
 
     private func run(
-        _ map: SpanMap, _ run: Int, _ listed: PageSet, _ region: RegionRecord, _ span: SpanIndex, _ buffer: AlignedBuffer,
-        _ decoder: RunDecoder, _ pages: AlignedBuffer?
+        _ map: SpanMap, _ run: Int, _ listed: PageSet, isKnown: Bool, _ region: RegionRecord, _ span: SpanIndex,
+        _ buffer: AlignedBuffer, _ decoder: RunDecoder, _ pages: AlignedBuffer?
     ) throws(StoreError) {
         let pointer = map.runs[run]
         try inTable(pointer)
         if let pages {
             unsafe try decoder.place(listed, of: map, key: region.key, span: span, at: pages.base)
             try checkHashes(map, listed, pages)
-            if markSound(pointer) { count(pointer) }
             return
         }
-        guard !isSound(pointer) else { return }
+        guard !isKnown else { return }
         let bytes = unsafe try store.readBlock(pointer, into: buffer.bytes)
         do {
             try listed.forEach { (page) throws(FormatError) in
@@ -296,7 +302,6 @@ final class Verifier: Sendable {
                     unsafe bytes.bytes, regionKey: region.key, span: span, page: UInt16(page), at: Int(map.offsetOf[page]))
             }
         } catch { throw store.medium.corrupt(error, at: try store.placeOf(pointer)) }
-        if markSound(pointer) { count(pointer) }
     }
 
     private func checkHashes(_ map: SpanMap, _ listed: PageSet, _ pages: AlignedBuffer) throws(StoreError) {
@@ -310,25 +315,19 @@ final class Verifier: Sendable {
 
     // MARK: bookkeeping
 
-    private final class Flag: Sendable {
-        private let value = Lock(false)
-        var isSet: Bool { value.withLock { $0 } }
-        func set() { value.withLock { $0 = true } }
-    }
-
     private static func key(_ pointer: BlockPointer) -> UInt64 {
         pointer.segment.rawValue << 32 | UInt64(pointer.offset.rawValue)
     }
 
     private func isSound(_ pointer: BlockPointer) -> Bool { state.withLock { $0.sound.contains(Self.key(pointer)) } }
 
-    /// True when it was not known before.
-    private func markSound(_ pointer: BlockPointer) -> Bool { state.withLock { $0.sound.insert(Self.key(pointer)).inserted } }
-
-    private func count(_ pointer: BlockPointer) {
+    /// Takes blocks for sound and counts those that were not known to be.
+    private func countSound(_ pointers: [BlockPointer]) {
         let bytes = state.withLock { state in
-            state.report.blocks += 1
-            state.report.bytes += ByteCount(UInt64(pointer.storedLength))
+            for pointer in pointers where state.sound.insert(Self.key(pointer)).inserted {
+                state.report.blocks += 1
+                state.report.bytes += ByteCount(UInt64(pointer.storedLength))
+            }
             return state.report.bytes
         }
         options.progress?(bytes)
@@ -345,24 +344,29 @@ final class Verifier: Sendable {
         checkpoint: String? = nil, region: String? = nil, pages: Range<PageIndex>? = nil,
         _ body: () throws(StoreError) -> Void
     ) throws(StoreError) {
-        try noting(checkpoint: checkpoint, region: region, ranges: pages.map { [$0] } ?? [], spoils: nil, body)
+        guard let failure = failure(body) else { return }
+        try note(failure, checkpoint: checkpoint, region: region, ranges: pages.map { [$0] } ?? [])
     }
 
-    private func noting(
-        checkpoint: String?, region: String?, ranges: [Range<PageIndex>], spoils: Flag?,
-        _ body: () throws(StoreError) -> Void
+    private func failure(_ body: () throws(StoreError) -> Void) -> StoreError? {
+        do throws(StoreError) {
+            try body()
+            return nil
+        } catch { return error }
+    }
+
+    /// Adds damage to the report; throws what is no damage but an end to verifying.
+    private func note(
+        _ error: StoreError, checkpoint: String?, region: String?, ranges: [Range<PageIndex>]
     ) throws(StoreError) {
-        do { try body() } catch {
-            guard [.corrupt, .truncated, .ioFailed].contains(error.code) else { throw error }
-            spoils?.set()
-            let places: [Range<PageIndex>?] = ranges.isEmpty ? [nil] : ranges
-            state.withLock { state in
-                for pages in places {
-                    state.report.damages.append(
-                        Damage(
-                            checkpoint: error.checkpoint ?? checkpoint, region: error.region ?? region, pages: pages,
-                            offset: error.offset, reason: error.reason))
-                }
+        guard [.corrupt, .truncated, .ioFailed].contains(error.code) else { throw error }
+        let places: [Range<PageIndex>?] = ranges.isEmpty ? [nil] : ranges
+        state.withLock { state in
+            for pages in places {
+                state.report.damages.append(
+                    Damage(
+                        checkpoint: error.checkpoint ?? checkpoint, region: error.region ?? region, pages: pages,
+                        offset: error.offset, reason: error.reason))
             }
         }
     }

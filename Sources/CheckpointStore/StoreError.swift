@@ -40,6 +40,8 @@ public struct StoreError: Error, Sendable, CustomStringConvertible {
         public static let invalidInput = Code(rawValue: "invalid-input")
         /// The medium or an input file failed to read or write.
         public static let ioFailed = Code(rawValue: "io-failed")
+        /// The system does not let this process do that.
+        public static let permission = Code(rawValue: "permission")
         /// The operation was cancelled by its caller.
         public static let cancelled = Code(rawValue: "cancelled")
     }
@@ -103,6 +105,7 @@ public struct StoreError: Error, Sendable, CustomStringConvertible {
             case .exists, .foreignContent: .exists
             case .readOnly: .readOnly
             case .busy: .busy
+            case .permission: .permission
             case .noSpace: .noSpace
             case .outOfRange: .truncated
             case .flushFailed: .storeFailed

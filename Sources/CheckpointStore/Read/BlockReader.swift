@@ -12,7 +12,7 @@ extension CheckpointStore {
     func readBlock(_ pointer: BlockPointer) throws(StoreError) -> [UInt8] {
         let place = try placeOf(pointer)
         let bytes = try medium.bytes(at: place, count: Int(pointer.storedLength))
-        do { unsafe try Block.verify(bytes.span.bytes, pointer: pointer) } catch { throw medium.corrupt(error, at: place) }
+        do { unsafe try check(bytes.span.bytes, pointer) } catch { throw medium.corrupt(error, at: place) }
         return bytes
     }
 
@@ -30,7 +30,8 @@ extension CheckpointStore {
         let target = unsafe Handed(UnsafeMutableRawBufferPointer(rebasing: buffer[0..<length]))
         try onMedium { () throws(MediumError) in unsafe try medium.read(at: place, into: target.value) }
         let bytes = unsafe UnsafeRawBufferPointer(target.value)
-        do { try Block.verify(unsafe bytes.bytes, pointer: pointer) } catch { throw medium.corrupt(error, at: place) }
+        do { try check(unsafe bytes.bytes, pointer) } catch { throw medium.corrupt(error, at: place) }
+        if has(.readsTwice) { try onMedium { () throws(MediumError) in unsafe try medium.read(at: place, into: target.value) } }
         return unsafe bytes
     }
 

@@ -19,7 +19,7 @@ public final class CheckpointReader: Sendable {
     /// Opens the region called `name`. O(1).
     /// - Throws: `.notFound`.
     public func region(_ name: String) throws(StoreError) -> RegionReader {
-        guard let record = info.record.regions.first(where: { $0.name == name }) else {
+        guard let record = info.record.regions.first(where: { Names.equal($0.name, name) }) else {
             throw StoreError(
                 .notFound, "the checkpoint has no such region",
                 remedy: "It has: \(info.record.regions.map(\.name).joined(separator: ", ")).",

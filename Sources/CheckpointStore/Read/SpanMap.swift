@@ -79,15 +79,16 @@ final class SpanMap: Sendable {
     func forEachRun<E: Error>(
         among wanted: PageSet = .all, _ body: (_ run: Int, _ pages: PageSet) throws(E) -> Void
     ) throws(E) {
-        var pagesOf: [Int: PageSet] = [:]
+        var pagesOf = [PageSet](repeating: PageSet(), count: runs.count)
         var order: [Int] = []
+        order.reserveCapacity(runs.count)
         wanted.forEach { page in
             guard !isZero(page) else { return }
             let run = Int(runOf[page])
-            if pagesOf[run] == nil { order.append(run) }
-            pagesOf[run, default: PageSet()].insert(page)
+            if pagesOf[run].isEmpty { order.append(run) }
+            pagesOf[run].insert(page)
         }
-        for run in order { try body(run, pagesOf[run] ?? PageSet()) }
+        for run in order { try body(run, pagesOf[run]) }
     }
 }
 

@@ -66,7 +66,7 @@ struct TreeWalk {
         _ pointer: BlockPointer, _ region: RegionRecord, _ span: SpanIndex, _ seen: inout Set<UInt64>
     ) throws(StoreError) {
         let map = try store.readSpan(pointer, key: region.key, span: span)
-        if pointer.kind == .patchLeaf, let base = map.base {
+        if pointer.kind == .patchLeaf, let base = map.base, !store.has(.forgetsPatchBases) {
             // The base keeps its own runs alive, changed pages included: descendants may read them through it.
             if reach(base, pages: 0, &seen) { try walkLeaf(base, region, span, &seen) }
         }

@@ -31,11 +31,12 @@ public final class CheckpointWriter: Sendable {
     private let state: Lock<State>
 
     struct State {
-        var regions: [String: RegionState] = [:]
-        var labels: [String: String]
+        var regions: [RegionKey: RegionState] = [:]
+        /// By the bytes of their keys: texts that Swift takes for equal may differ in those.
+        var labels: [[UInt8]: Label]
         var idleLanes: [Lane] = []
         var laneCount = 0
-        var gatherers: [String: PageGatherer] = [:]
+        var gatherers: [RegionKey: PageGatherer] = [:]
         var isCancelled = false
         var phase = Phase.open
     }
@@ -57,7 +58,8 @@ public final class CheckpointWriter: Sendable {
             medium: store.medium, threads: isInline ? 0 : options.parallelism,
             buffers: options.parallelism * 3 + 4, bufferBytes: SegmentAppender.bufferBytes(base.geometry))
         index = Lock(SegmentAppender(store: store, segmentClass: .index, id: id, queue: queue))
-        state = Lock(State(labels: options.labels))
+        state = Lock(
+            State(labels: Dictionary(uniqueKeysWithValues: options.labels.map { (Array($0.key.utf8), Label(key: $0.key, value: $0.value)) })))
     }
 
     deinit { abort() }
@@ -82,7 +84,12 @@ public final class CheckpointWriter: Sendable {
         try checkLength(name, kind, byteLength)
         let key = PageCodec.regionKey(name)
         let region = try state.withLock { (state) throws(StoreError) in
-            if let known = state.regions[name] {
+            if let known = state.regions[key] {
+                guard Names.equal(known.name, name) else {
+                    throw StoreError(
+                        .invalidInput, "its key is that of region \(known.name)", remedy: "Choose another name.",
+                        checkpoint: self.name, region: name)
+                }
                 guard known.kind == kind, byteLength == nil || known.byteLength == byteLength else {
                     throw StoreError(
                         .invalidInput, "the region is there already with another kind or length",
@@ -90,14 +97,9 @@ public final class CheckpointWriter: Sendable {
                 }
                 return known
             }
-            if let other = state.regions.values.first(where: { $0.key == key }) {
-                throw StoreError(
-                    .invalidInput, "its key is that of region \(other.name)", remedy: "Choose another name.",
-                    checkpoint: self.name, region: name)
-            }
-            let inherited = parent?.regions.first { $0.name == name }
+            let inherited = parent?.regions.first { Names.equal($0.name, name) }
             let region = RegionState(name: name, kind: kind, key: key, byteLength: byteLength, parent: inherited)
-            state.regions[name] = region
+            state.regions[key] = region
             return region
         }
         return RegionWriter(writer: self, region: region)
@@ -105,7 +107,7 @@ public final class CheckpointWriter: Sendable {
 
     /// Takes over a region of the parent as it is.
     public func inheritRegion(_ name: String) throws(StoreError) {
-        guard let inherited = parent?.regions.first(where: { $0.name == name }) else {
+        guard let inherited = parent?.regions.first(where: { Names.equal($0.name, name) }) else {
             throw StoreError(
                 .notFound, "the parent has no such region", remedy: "See `ckstore show` for its regions.",
                 checkpoint: self.name, region: name)
@@ -122,7 +124,7 @@ public final class CheckpointWriter: Sendable {
     /// Sets a label; it replaces an earlier one of that key.
     public func setLabel(_ key: String, _ value: String) throws(StoreError) {
         try checkOpen()
-        state.withLock { $0.labels[key] = value }
+        state.withLock { $0.labels[Array(key.utf8)] = Label(key: key, value: value) }
     }
 
     /// Makes everything under way and the commit throw `.cancelled`. May be called from any thread.
@@ -193,11 +195,16 @@ public final class CheckpointWriter: Sendable {
 
     func gatherer(for region: RegionState) -> PageGatherer {
         state.withLock { state in
-            if let known = state.gatherers[region.name] { return known }
+            if let known = state.gatherers[region.key] { return known }
             let gatherer = PageGatherer(writer: self, region: region)
-            state.gatherers[region.name] = gatherer
+            state.gatherers[region.key] = gatherer
             return gatherer
         }
+    }
+
+    /// Saves the single pages of a region that are still held back.
+    func saveGathered(_ region: RegionState) throws(StoreError) {
+        if let gatherer = state.withLock({ $0.gatherers[region.key] }) { try gatherer.finish() }
     }
 
     // MARK: ending
@@ -236,11 +243,11 @@ public final class CheckpointWriter: Sendable {
         try checkOpen()
         let (regions, gatherers, labels) = state.withLock { state in
             state.phase = .ending
-            return (Array(state.regions.values), Array(state.gatherers.values), state.labels)
+            return (Array(state.regions.values), Array(state.gatherers.values), Array(state.labels.values))
         }
         for gatherer in gatherers { try gatherer.finish() }
         var records: [RegionRecord] = []
-        for region in regions.sorted(by: { $0.name.utf8.lexicographicallyPrecedes($1.name.utf8) }) {
+        for region in regions.sorted(by: { Names.precedes($0.name, $1.name) }) {
             records.append(try RegionFinisher(writer: self, region: region).finish())
         }
         let storedBytes = regions.reduce(0) { $0 + $1.progress.withLock(\.storedBytes) }
@@ -264,18 +271,17 @@ public final class CheckpointWriter: Sendable {
             writtenBytes: uses.reduce(0) { $0 + $1.committedLength - $1.firstOffset })
     }
 
-    private func checkedLabels(_ labels: [String: String]) throws(StoreError) -> [Label] {
+    private func checkedLabels(_ labels: [Label]) throws(StoreError) -> [Label] {
         guard labels.count <= Int(UInt16.max) else {
             throw StoreError(.invalidInput, "\(labels.count) labels are too many", checkpoint: name)
         }
-        for (key, value) in labels
-        where key.utf8.isEmpty || key.utf8.count > 255 || value.utf8.count > CheckpointRecord.maximumLength {
+        for label in labels
+        where label.key.utf8.isEmpty || label.key.utf8.count > 255 || label.value.utf8.count > CheckpointRecord.maximumLength {
             throw StoreError(
-                .invalidInput, "the label \(key.prefix(40)) is too long or has no key", remedy: "Keys have 1 to 255 bytes.",
+                .invalidInput, "the label \(label.key.prefix(40)) is too long or has no key", remedy: "Keys have 1 to 255 bytes.",
                 checkpoint: name)
         }
-        return labels.map { Label(key: $0.key, value: $0.value) }
-            .sorted { $0.key.utf8.lexicographicallyPrecedes($1.key.utf8) }
+        return labels.sorted { Names.precedes($0.key, $1.key) }
     }
 
     /// Everything is durable: the claims can go.

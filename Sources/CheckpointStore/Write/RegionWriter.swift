@@ -66,6 +66,8 @@ public struct RegionWriter: Sendable {
 
     private func save(_ source: any PageSource) throws(StoreError) {
         try writer.checkOpen()
+        // Pages put singly before this must not come after it.
+        try writer.saveGathered(region)
         let done = Lock(PageCount.zero)
         let (writer, region) = (writer, region)
         try inParallel(workers: min(writer.options.parallelism, source.usefulWorkers)) { (_: Int) throws(StoreError) in
