@@ -42,7 +42,7 @@ struct Create: ParsableCommand {
     func run() throws {
         let size = size?.bytes ?? (target.store.kind == .raw ? nil : Self.defaultSize)
         let options = CreateOptions(segmentSize: segment?.bytes ?? .mebibytes(2), force: force)
-        let wasThere = exists()
+        let wasThere = try checkContent(size, options)
         let medium = try createMedium(target.store, size: size, force: force)
         let store: CheckpointStore
         do { store = try CheckpointStore.create(on: medium, options: options) } catch {
@@ -57,12 +57,13 @@ struct Create: ParsableCommand {
         try output.report(result, summary: "created \(medium.name), \(readable(medium.size))\n")
     }
 
-    /// True unless there is surely nothing.
-    private func exists() -> Bool {
-        do {
-            try openMedium(target.store, access: .readOnly).close()
-            return true
-        } catch { return error.code != .notFound }
+    /// True unless there is surely nothing. Throws when what is there would be lost for a store that can't be.
+    private func checkContent(_ size: ByteCount?, _ options: CreateOptions) throws -> Bool {
+        let medium: any Medium
+        do { medium = try openMedium(target.store, access: .readWrite) } catch { return error.code != .notFound }
+        defer { medium.close() }
+        try CheckpointStore.checkCreate(on: medium, size: size ?? medium.size, options: options)
+        return true
     }
 
     private struct Result: Encodable {

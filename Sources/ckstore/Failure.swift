@@ -117,9 +117,12 @@ struct FailureObject: Encodable {
         pages = error.pages.map(PageRangeObject.init)
     }
 
-    init(usage message: String) {
+    /// The first line says what is wrong, the others what would be right.
+    init(usage text: String) {
         code = "usage"
-        self.message = message
+        let lines = text.split(separator: "\n", maxSplits: 1)
+        message = lines.first.map(String.init) ?? text
+        remedy = lines.count > 1 ? String(lines[1]) : nil
     }
 }
 

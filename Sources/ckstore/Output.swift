@@ -91,6 +91,7 @@ struct Table {
                 text += columns[column].alignment == .right ? padding + cell : cell + (isLast ? "" : padding)
                 if !isLast { text += "  " }
             }
+            while text.last == " " { text.removeLast() }
             return text + "\n"
         }.joined()
     }
@@ -103,6 +104,9 @@ func listing(_ lines: [(name: String, value: String)]) -> String {
         line.name + ":" + String(repeating: " ", count: width - line.name.count + 1) + line.value + "\n"
     }.joined()
 }
+
+/// "1 block", "2 blocks".
+func counted(_ count: Int, _ noun: String) -> String { "\(count) \(noun)\(count == 1 ? "" : "s")" }
 
 /// A size for people: "1.5 GiB".
 func readable(_ bytes: ByteCount) -> String { readable(bytes: Double(bytes.rawValue)) }

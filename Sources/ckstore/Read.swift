@@ -12,8 +12,8 @@ struct Read: ParsableCommand {
             Writes the bytes as they are, or as a dump with --hex. Reads just what it needs, and verifies it.
 
             Example:
-              ckstore read vm.ck monday ram --offset 0x1000 --length 256 --hex
-              ckstore read vm.ck monday vda --length 512 > boot-sector
+              ckstore read vm.ck mon ram --offset 0x1000 --length 256 --hex
+              ckstore read vm.ck mon vda --length 512 > boot-sector
             """)
 
     @OptionGroup var target: StoreArgument

@@ -18,8 +18,8 @@ struct Restore: ParsableCommand {
 
             Example:
               ckstore restore vm.ck monday --all restored/
-              ckstore restore vm.ck monday --region ram=guest.mem --region vda=/dev/vg0/vda --force
-              ckstore restore vm.ck monday --region vda=- | ssh host 'cat > disk.img'
+              ckstore restore vm.ck monday --region vda=/dev/vg0/vda --force
+              ckstore restore vm.ck monday --region vda=- | gzip > hd.img.gz
             """)
 
     @OptionGroup var target: StoreArgument
@@ -43,10 +43,6 @@ struct Restore: ParsableCommand {
         }
         if let all, all.isEmpty { throw ValidationError("--all needs a directory.") }
         try RegionFile.checkUnique(region)
-        var paths = Set<String>()
-        for file in region where !paths.insert(file.path).inserted {
-            throw ValidationError("Two regions can't both go to '\(file.path)'.")
-        }
         if output.json, writesToStandardOutput {
             throw ValidationError("--json and '-' both want standard output.")
         }
@@ -62,6 +58,7 @@ struct Restore: ParsableCommand {
         let files = all.map { directory in
             reader.info.regions.map { RegionFile(region: $0.name, path: directory + "/" + $0.name) }
         }
+        try checkDistinct(files ?? region)
         let regions = try (files ?? region).map { (file: $0, reader: try reader.region($0.region)) }
         let progress = Progress(
             isShown: output.showsProgress, total: regions.reduce(ByteCount.zero) { $0 + $1.reader.info.byteLength })
@@ -71,6 +68,16 @@ struct Restore: ParsableCommand {
             throw error
         }
         try report(regions, progress)
+    }
+
+    /// No two regions go to one file, and none to the store itself.
+    private func checkDistinct(_ files: [RegionFile]) throws(StoreError) {
+        var taken = target.store.kind == .ram ? [] : Set([FileIdentity(target.store.target)])
+        for file in files where !file.isStandard && !taken.insert(FileIdentity(file.path)).inserted {
+            throw StoreError(
+                .invalidInput, "\(file.path) is the store, or the file of another region", remedy: "Choose another file.",
+                checkpoint: name, region: file.region)
+        }
     }
 
     /// True when it was not there before.

@@ -14,6 +14,29 @@ protocol RestoreTarget {
     func publish() throws
 }
 
+/// Which file a path leads to, however it is written: the inode, or the place for a new one.
+struct FileIdentity: Hashable {
+    private var device: UInt64 = 0
+    private var inode: UInt64 = 0
+    private var newName = ""
+
+    init(_ path: String) {
+        var status = stat()
+        if unsafe stat(path, &status) == 0 {
+            // Two nodes of one device are one.
+            let isDevice = status.st_mode & S_IFMT == S_IFBLK
+            (device, inode) = isDevice ? (UInt64(status.st_rdev), 0) : (UInt64(status.st_dev), UInt64(status.st_ino))
+            return
+        }
+        let start = path.lastIndex(of: "/").map { path.index(after: $0) } ?? path.startIndex
+        let directory = path[..<start].isEmpty ? "." : String(path[..<start])
+        if unsafe stat(directory, &status) == 0 {
+            (device, inode) = (UInt64(status.st_dev), UInt64(status.st_ino))
+        }
+        newName = String(path[start...])
+    }
+}
+
 enum RestoreTargets {
     /// The target for what is, or is not, at `path`; `-` is standard output.
     static func make(_ file: RegionFile, length: ByteCount, force: Bool) throws -> any RestoreTarget {

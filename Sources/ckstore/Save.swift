@@ -21,9 +21,9 @@ struct Save: ParsableCommand {
             Interrupted or failed, a save leaves nothing in the store.
 
             Example:
-              ckstore save vm.ck monday --memory ram=guest.mem --disk vda=disk.img --state devices=vm.state
-              ckstore save vm.ck tuesday --parent monday --inherit --memory ram=guest.mem --label reason=upgrade
-              qemu-img convert -O raw disk.qcow2 /dev/stdout | ckstore save vm.ck disk1 --disk vda=-
+              ckstore save vm.ck mon --memory ram=guest.mem --state devices=vm.state
+              ckstore save vm.ck tue --parent mon --inherit --memory ram=guest.mem
+              zcat hd.img.gz | ckstore save vm.ck disk1 --disk vda=- --label from=gz
             """)
 
     @OptionGroup var target: StoreArgument
@@ -71,10 +71,8 @@ struct Save: ParsableCommand {
         let total = lengths.contains { $0 == nil } ? nil : lengths.reduce(ByteCount.zero) { $0 + ($1 ?? .zero) }
         let progress = Progress(isShown: output.showsProgress, total: total)
         let info = try save(inputs, store, progress)
-        let (elapsed, parentName) = (progress.elapsedSeconds, parent)
-        try output.report(
-            SaveResult(info, parentName: parentName, elapsedSeconds: elapsed),
-            summary: SaveResult(info, parentName: parentName, elapsedSeconds: elapsed).summary)
+        let result = SaveResult(info, parentName: parent, elapsedSeconds: progress.elapsedSeconds)
+        try output.report(result, summary: result.summary)
     }
 
     private func openInputs() throws(StoreError) -> [InputFile] {

@@ -76,8 +76,11 @@ struct Verify: ParsableCommand {
         }
 
         var summary: String {
-            let read = "\(checkpointCount) checkpoints, \(readable(ByteCount(verifiedBytes))) in \(verifiedBlocks) blocks"
-            return isSound ? "\(medium): sound (\(read))\n" : "\(medium): \(damages.count) damages (\(read) are sound)\n"
+            let read =
+                "\(counted(checkpointCount, "checkpoint")), \(readable(ByteCount(verifiedBytes))) in "
+                + counted(verifiedBlocks, "block")
+            guard isSound else { return "\(medium): \(counted(damages.count, "damaged place")) (looked at \(read))\n" }
+            return "\(medium): sound (\(read))\n"
         }
     }
 }
