@@ -72,15 +72,32 @@ let package = Package(
         .target(
             name: "FaultHarness", dependencies: ["Units", "Media"], path: "Tests/FaultHarness", swiftSettings: strict),
 
+        // The model that stores are compared with, for every test target that has one.
+        .target(
+            name: "StoreTesting",
+            dependencies: ["CheckpointStore", "StoreFormat", "FaultHarness", "Media", "Units"],
+            path: "Tests/StoreTesting", swiftSettings: strict),
+        // Saves in a loop until it is killed.
+        .executableTarget(
+            name: "CrashWriter", dependencies: ["CheckpointStore", "StoreTesting", "FaultHarness", "Media", "Units"],
+            path: "Tests/CrashWriter", swiftSettings: strict),
+
         .testTarget(name: "MediaTests", dependencies: ["Media", "Units"], swiftSettings: strict),
         .testTarget(
             name: "StoreFormatTests", dependencies: ["StoreFormat", "PageCodec", "Units"], swiftSettings: strict),
         .testTarget(
             name: "CheckpointStoreTests",
-            dependencies: ["CheckpointStore", "StoreFormat", "FaultHarness", "Media", "Units"],
+            dependencies: ["CheckpointStore", "StoreFormat", "StoreTesting", "FaultHarness", "Media", "Units"],
             swiftSettings: strict),
         .testTarget(
-            name: "CrashTests", dependencies: ["CheckpointStore", "FaultHarness", "Media", "Units"],
+            name: "CrashTests",
+            dependencies: [
+                "CheckpointStore", "StoreFormat", "StoreTesting", "CrashWriter", "FaultHarness", "Media", "Units",
+            ],
+            swiftSettings: strict),
+        // The engine and the reader in Python, on each other's stores.
+        .testTarget(
+            name: "FormatsTests", dependencies: ["CheckpointStore", "StoreFormat", "FaultHarness", "Media", "Units"],
             swiftSettings: strict),
         // Runs what the product CKStoreC is built as; does not depend on it, since the linker's settings for it are no good here.
         .testTarget(name: "CInterfaceTests", exclude: ["program.c"], swiftSettings: strict),

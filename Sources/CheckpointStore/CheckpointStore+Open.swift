@@ -18,7 +18,7 @@ extension CheckpointStore {
     ) throws(StoreError) -> CheckpointStore {
         try takePresence(medium)
         let ring = try SlotRing.read(medium, generation: generation)
-        if let lost = ring.lost, generation == nil {
+        if let lost = ring.lost, generation == nil, !environment.defects.contains(.overlooksLostSlots) {
             throw lostError(lost, ring: ring, medium)
         }
         do { try Feature.check(ring.slot) } catch {
@@ -36,7 +36,7 @@ extension CheckpointStore {
             medium: medium, slot: ring.slot,
             isReadOnly: medium.traits.isReadOnly || generation != nil || Feature.requiresReadOnly(ring.slot),
             pinnedGeneration: generation, environment: environment)
-        if generation == nil { try store.checkNothingBehindCatalog(ring) }
+        if generation == nil, !store.has(.overlooksLostSlots) { try store.checkNothingBehindCatalog(ring) }
         return store
     }
 

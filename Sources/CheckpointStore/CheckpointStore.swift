@@ -180,6 +180,8 @@ public struct StoreEnvironment: Sendable {
     public var nowNanoseconds: @Sendable () -> UInt64
     /// How long to wait for another process to finish its commit; nil: for ever.
     public var commitTimeout: Duration?
+    /// Mistakes to make on purpose; none but in this package's tests.
+    package var defects: EngineDefects = []
 
     public init(
         random: @escaping @Sendable () -> UInt64 = { UInt64.random(in: .min ... .max) },

@@ -4,6 +4,7 @@ import CheckpointStore
 import FaultHarness
 import Media
 import StoreFormat
+import StoreTesting
 import Testing
 import Units
 

@@ -91,9 +91,7 @@ public struct CrashExplorer: Sendable {
         }
 
         mutating func add(_ other: CrashReport, _ failure: CrashFailure?) {
-            report.pointCount += other.pointCount
-            report.imageCount += other.imageCount
-            report.duplicateCount += other.duplicateCount
+            report.add(other)
             if let failure, failure.point < self.failure?.point ?? .max { self.failure = failure }
         }
     }
@@ -198,6 +196,20 @@ public struct CrashReport: Sendable, CustomStringConvertible {
     public var duplicateCount = 0
     /// True when the environment asked for a single image: the counts say nothing then.
     public var isReplay = false
+    /// Nothing yet.
+    package init() {}
+    init(pointCount: Int, imageCount: Int, isReplay: Bool) {
+        self.pointCount = pointCount
+        self.imageCount = imageCount
+        self.isReplay = isReplay
+    }
+    /// Adds the counts of another exploration.
+    package mutating func add(_ other: CrashReport) {
+        pointCount += other.pointCount
+        imageCount += other.imageCount
+        duplicateCount += other.duplicateCount
+        isReplay = isReplay || other.isReplay
+    }
     public var description: String {
         "\(imageCount) crash images at \(pointCount) points (\(duplicateCount) more were duplicates)"
     }

@@ -6,14 +6,14 @@ import Foundation
 
 /// State that one thread at a time may touch. A pthread mutex rather than `Synchronization.Mutex`,
 /// which collapses when more threads than cores contend.
-final class Guarded<State>: @unchecked Sendable {
+package final class Guarded<State>: @unchecked Sendable {
     private let condition = NSCondition()
     private var state: State
 
-    init(_ state: State) { self.state = state }
+    package init(_ state: State) { self.state = state }
 
     /// Runs `body` while holding the mutex. Must not be nested for the same object.
-    func with<Result, Failure: Error>(_ body: (inout State) throws(Failure) -> Result) throws(Failure) -> Result {
+    package func with<Result, Failure: Error>(_ body: (inout State) throws(Failure) -> Result) throws(Failure) -> Result {
         condition.lock()
         defer { condition.unlock() }
         return try body(&state)

@@ -3,9 +3,10 @@
 import Dispatch
 import Foundation
 
-enum PlainThreads {
+/// Threads of our own for test programmes.
+package enum PlainThreads {
     /// Runs `body` on `count` threads at once, with the number of each from 0, and waits for all.
-    static func run(_ count: Int, _ body: @escaping @Sendable (Int) -> Void) {
+    package static func run(_ count: Int, _ body: @escaping @Sendable (Int) -> Void) {
         let group = DispatchGroup()
         for number in 0..<count {
             group.enter()

@@ -114,6 +114,7 @@ struct SpanBuilder {
         let seed = writer.pageHashSeed
         unsafe change.source = input.isStable ? base : UnsafeRawPointer(lane.copy.base)
         let isStable = input.isStable
+        let hashesTheSource = writer.store.has(.hashesTheSource)
         unsafe change.hashes.withUnsafeMutableBufferPointer { hashes in
             input.given.forEach { page in
                 var bytes = unsafe base + page * pageSize
@@ -121,7 +122,7 @@ struct SpanBuilder {
                     // Copied once; from here on nothing looks at the caller's memory any more.
                     let copy = unsafe lane.copy.base + page * pageSize
                     unsafe memcpy(copy, bytes, pageSize)
-                    unsafe bytes = UnsafeRawPointer(copy)
+                    if !hashesTheSource { unsafe bytes = UnsafeRawPointer(copy) }
                 }
                 if unsafe isZero(UnsafeRawBufferPointer(start: bytes, count: pageSize)) {
                     if !before.isZero(page) { change.zeroed.insert(page) }

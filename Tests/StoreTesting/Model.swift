@@ -7,19 +7,20 @@ import FaultHarness
 import Glibc
 import Media
 import StoreFormat
+import Synchronization
 import Units
 
 /// A test found what must not be.
-struct Mismatch: Error, CustomStringConvertible {
-    var description: String
-    init(_ description: String) { self.description = description }
+package struct Mismatch: Error, CustomStringConvertible {
+    package var description: String
+    package init(_ description: String) { self.description = description }
 }
 
 /// A checkpoint as it should read back: its regions' bytes.
-typealias ModelCheckpoint = [String: [UInt8]]
+package typealias ModelCheckpoint = [String: [UInt8]]
 
 /// The pages that tests write: some zero, some that compress, some that don't, repeated now and then.
-func makePage(_ random: inout SeededGenerator) -> [UInt8] {
+package func makePage(_ random: inout SeededGenerator) -> [UInt8] {
     let word = random.next().littleEndianBytes
     switch random.next() % 8 {
     case 0, 1: return [UInt8](repeating: 0, count: pageSize)
@@ -44,23 +45,22 @@ private let noiseBlock: [UInt8] = {
 }()
 
 extension UInt64 {
-    var littleEndianBytes: [UInt8] { (0..<8).map { UInt8(truncatingIfNeeded: self >> UInt64(8 * $0)) } }
+    package var littleEndianBytes: [UInt8] { (0..<8).map { UInt8(truncatingIfNeeded: self >> UInt64(8 * $0)) } }
 }
 
 /// Random numbers and a clock that make a run repeatable.
-func testEnvironment(seed: UInt64) -> StoreEnvironment {
+package func testEnvironment(seed: UInt64) -> StoreEnvironment {
     let source = TestRandom(seed: seed)
     return StoreEnvironment(
         random: { source.next() }, nowNanoseconds: { 1_700_000_000_000_000_000 + source.tick() }, commitTimeout: .seconds(10))
 }
 
-import Synchronization
-
-final class TestRandom: Sendable {
+/// A seeded source of random numbers that threads may share, and a clock that counts how often it is looked at.
+package final class TestRandom: Sendable {
     private let state: Mutex<(SeededGenerator, UInt64)>
-    init(seed: UInt64) { state = Mutex((SeededGenerator(seed: seed), 0)) }
-    func next() -> UInt64 { state.withLock { $0.0.next() } }
-    func tick() -> UInt64 {
+    package init(seed: UInt64) { state = Mutex((SeededGenerator(seed: seed), 0)) }
+    package func next() -> UInt64 { state.withLock { $0.0.next() } }
+    package func tick() -> UInt64 {
         state.withLock {
             $0.1 += 1
             return $0.1
@@ -70,7 +70,7 @@ final class TestRandom: Sendable {
 
 extension RegionReader {
     /// The whole region as an array, read in parallel.
-    func bytes(parallelism: Int = 1) throws -> [UInt8] {
+    package func bytes(parallelism: Int = 1) throws -> [UInt8] {
         let pages = info.pageCount
         guard pages.rawValue > 0 else { return [] }
         var bytes = [UInt8](repeating: 0xEE, count: pages.bytes.int)
@@ -83,16 +83,16 @@ extension RegionReader {
 }
 
 extension RegionWriter {
-    func write(_ bytes: [UInt8], at page: PageIndex = PageIndex(UInt64(0)), isStable: Bool = false) throws {
+    package func write(_ bytes: [UInt8], at page: PageIndex = PageIndex(UInt64(0)), isStable: Bool = false) throws {
         try unsafe bytes.withUnsafeBytes { try unsafe write($0, at: page, isStable: isStable) }
     }
-    func put(page: PageIndex, _ bytes: [UInt8]) throws {
+    package func put(page: PageIndex, _ bytes: [UInt8]) throws {
         try unsafe bytes.withUnsafeBytes { try unsafe put(page: page, $0) }
     }
 }
 
 /// How many pages of `bytes` are not zero. By `memcmp`: element by element is far too slow in debug builds.
-func nonZeroPages(_ bytes: [UInt8]) -> Int {
+package func nonZeroPages(_ bytes: [UInt8]) -> Int {
     let zeros = [UInt8](repeating: 0, count: pageSize)
     return unsafe bytes.withUnsafeBytes { bytes in
         stride(from: 0, to: bytes.count, by: pageSize).count { start in
@@ -103,7 +103,7 @@ func nonZeroPages(_ bytes: [UInt8]) -> Int {
 
 extension CheckpointStore {
     /// Throws unless the store holds exactly `model`, by every way of reading it.
-    func requireEqual(_ model: [String: ModelCheckpoint], parallelism: Int = 1, deep: Bool = true) throws {
+    package func requireEqual(_ model: [String: ModelCheckpoint], parallelism: Int = 1, deep: Bool = true) throws {
         let snapshot = try snapshot()
         let names = try snapshot.names()
         guard names == model.keys.sorted(by: { $0.utf8.lexicographicallyPrecedes($1.utf8) }) else {

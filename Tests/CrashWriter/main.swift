@@ -1,0 +1,1 @@
+// Saves in a loop until it is killed.
