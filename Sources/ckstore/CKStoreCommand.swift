@@ -21,8 +21,8 @@ struct CKStoreCommand: ParsableCommand {
 
             Example:
               ckstore create vm.ck --size 64G
-              ckstore save vm.ck monday --memory ram=guest.mem --disk vda=disk.img
-              ckstore save vm.ck tuesday --parent monday --memory ram=guest.mem --disk vda=disk.img
+              ckstore save vm.ck monday --memory ram=guest.mem --disk vda=hd.img
+              ckstore save vm.ck tuesday --parent monday --memory ram=guest.mem
               ckstore list vm.ck
               ckstore restore vm.ck monday --all restored/
 
@@ -42,7 +42,7 @@ struct CKStoreCommand: ParsableCommand {
             """,
         version: "ckstore 0.1.0",
         groupedSubcommands: [
-            CommandGroup(name: "Stores", subcommands: [Create.self, Resize.self, Info.self, Verify.self]),
+            CommandGroup(name: "Stores", subcommands: [Create.self, Resize.self, Info.self, Verify.self, Bench.self]),
             CommandGroup(
                 name: "Checkpoints",
                 subcommands: [Save.self, Restore.self, List.self, Show.self, Read.self, Delete.self]),
@@ -66,7 +66,9 @@ enum ProcessSetup {
         for number in Int32(0)...2 where fcntl(number, F_GETFD) < 0 {
             _ = unsafe open("/dev/null", number == 0 ? O_WRONLY : O_RDONLY)
         }
-        // A reader that went away is an error of the write, so that nothing half-made stays behind.
+        // A reader that went away and a limit that was reached are errors of the write, so that nothing half-made
+        // stays behind.
         _ = signal(SIGPIPE, SIG_IGN)
+        _ = signal(SIGXFSZ, SIG_IGN)
     }
 }
