@@ -37,7 +37,7 @@ extension CheckpointStore {
             throw StoreError(
                 .busy, "the store is open in \(LockHolder.list(holders))", remedy: "End that first.", medium: medium.name)
         }
-        let geometry = try layout(medium, options)
+        let geometry = try layout(medium, size: medium.size, options)
         try wipe(medium, geometry, force: options.force)
         let slot = firstSlot(geometry, medium, environment)
         for twin in [UInt8(0), 1] { try SlotRing.write(slot, twin: twin, to: medium) }
@@ -47,7 +47,14 @@ extension CheckpointStore {
             medium: medium, slot: slot, isReadOnly: false, pinnedGeneration: nil, environment: environment)
     }
 
-    private static func layout(_ medium: any Medium, _ options: CreateOptions) throws(StoreError) -> Geometry {
+    /// Throws the `.invalidInput` that `create` would if `medium` had `size` bytes: to find out before its content is lost.
+    public static func checkCreate(
+        on medium: any Medium, size: ByteCount, options: CreateOptions
+    ) throws(StoreError) { _ = try layout(medium, size: size, options) }
+
+    private static func layout(
+        _ medium: any Medium, size mediumSize: ByteCount, _ options: CreateOptions
+    ) throws(StoreError) -> Geometry {
         let unit = max(UInt64(pageSize), min(UInt64(medium.traits.directAlignment), 65536))
         let size = options.segmentSize.rawValue
         guard size >= 128 << 10, size <= 1 << 30, size % unit == 0 else {
@@ -58,11 +65,11 @@ extension CheckpointStore {
         let apart = max(size, medium.traits.eraseUnit.rawValue, 64 << 10)
         let twinOffset = Geometry.twinOffsets.first { $0.rawValue >= apart } ?? Geometry.twinOffsets[Geometry.twinOffsets.count - 1]
         let dataOffset = twinOffset.rawValue * 2
-        let room = medium.size.rawValue > dataOffset ? medium.size.rawValue - dataOffset : 0
+        let room = mediumSize.rawValue > dataOffset ? mediumSize.rawValue - dataOffset : 0
         let count = min(room / size, UInt64(UInt32.max - 1))
         guard count >= minimumSegments else {
             throw StoreError(
-                .invalidInput, "\(medium.size) bytes are too small for a store with segments of \(size) bytes",
+                .invalidInput, "\(mediumSize) bytes are too small for a store with segments of \(size) bytes",
                 remedy: "Give it at least \(dataOffset + minimumSegments * size) bytes, or smaller segments.", medium: medium.name)
         }
         return Geometry(

@@ -45,13 +45,15 @@ extension CheckpointStore {
 
     /// Claims a segment for blocks of one class: a partly filled one of that class, or a free one.
     ///
-    /// - Parameter base: for the catalog, the slot under the commit lock; nil: the newest settled slot.
+    /// - Parameters:
+    ///   - room: bytes that it must have left.
+    ///   - base: for the catalog, the slot under the commit lock; nil: the newest settled slot.
     /// - Throws: `.noSpace` when no segment is left beyond the reserve, or the medium has no room.
     func claimSegment(
-        _ segmentClass: SegmentClass, base: Slot? = nil, mayUseReserve: Bool = false
+        _ segmentClass: SegmentClass, room: Int = 0, base: Slot? = nil, mayUseReserve: Bool = false
     ) throws(StoreError) -> SegmentClaim {
         try checkUsable(forWriting: true)
-        if segmentClass != .catalog, let claim = try claimPartlyFilled(segmentClass) { return claim }
+        if segmentClass != .catalog, let claim = try claimPartlyFilled(segmentClass, room: room) { return claim }
         while true {
             let slot: Slot
             if let base { slot = base } else { slot = try settledSlot() }
@@ -93,7 +95,7 @@ extension CheckpointStore {
 
     // MARK: partly filled segments
 
-    private func claimPartlyFilled(_ segmentClass: SegmentClass) throws(StoreError) -> SegmentClaim? {
+    private func claimPartlyFilled(_ segmentClass: SegmentClass, room needed: Int) throws(StoreError) -> SegmentClaim? {
         if state.withLock({ $0.cursor == nil }) { try lookAroundHint() }
         while let candidate = state.withLock({ $0.partlyFilled[segmentClass]?.popLast() }) {
             guard try lockClaim(candidate) else { continue }
@@ -101,7 +103,8 @@ extension CheckpointStore {
             var table = TableReader(store: self, slot: slot)
             let entry = try table.entry(candidate)
             let room = Int(slot.geometry.segmentSize) - Int(entry.committedLength)
-            if entry.isUsed, entry.segmentClass == segmentClass, room >= worthwhileRoom(slot.geometry) {
+            // In small segments a room that is worthwhile may still be too small for the largest block.
+            if entry.isUsed, entry.segmentClass == segmentClass, room >= max(needed, worthwhileRoom(slot.geometry)) {
                 return SegmentClaim(
                     segment: candidate, start: Int(entry.committedLength), isFresh: false, baseGeneration: slot.generation)
             }

@@ -55,7 +55,7 @@ final class SegmentAppender {
         precondition(maximumLength <= SegmentAppender.bufferBytes(store.geometry) - unit)
         if !hasRoom(maximumLength) {
             try closeSegment()
-            try openSegment()
+            try openSegment(room: maximumLength + unit)
         }
         if let buffer, buffer.count - (position - written) < maximumLength { try writeOut(padding: false) }
         guard let buffer else { preconditionFailure("an open segment has a buffer") }
@@ -144,8 +144,9 @@ final class SegmentAppender {
 
     // MARK: segments
 
-    private func openSegment() throws(StoreError) {
-        let claim = try store.claimSegment(segmentClass)
+    /// Goes on in a segment with `room` bytes left, the unit for the commit record counted.
+    private func openSegment(room: Int) throws(StoreError) {
+        let claim = try store.claimSegment(segmentClass, room: room)
         claims.append(claim)
         self.claim = claim
         live = 0
