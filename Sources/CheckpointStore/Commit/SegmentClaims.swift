@@ -40,6 +40,9 @@ struct SegmentUse: Sendable {
 }
 
 extension CheckpointStore {
+    /// Partly filled segments of a class that a handle remembers.
+    private static let rememberedSegments = 1024
+
     /// Room below which a partly filled segment is not worth appending to.
     private func worthwhileRoom(_ geometry: Geometry) -> Int { min(Int(geometry.segmentSize) / 4, 256 << 10) }
 
@@ -59,7 +62,10 @@ extension CheckpointStore {
             if let base { slot = base } else { slot = try settledSlot() }
             let fresh = state.withLock { $0.freshClaims }
             let taken = UInt64(slot.usedSegments) + UInt64(fresh) + (mayUseReserve ? 0 : UInt64(slot.reserveSegments))
-            guard taken < UInt64(slot.geometry.segmentCount) else { throw fullError(slot) }
+            guard taken < UInt64(slot.geometry.segmentCount) else {
+                if let claim = try searchPartlyFilled(slot, segmentClass, room: room) { return claim }
+                throw fullError(slot)
+            }
             switch try searchFree(slot, segmentClass) {
             case .found(let claim): return claim
             case .obstacle(.freedTooRecently) where base == nil: try advanceGeneration(beyond: slot.generation)
@@ -88,27 +94,56 @@ extension CheckpointStore {
             for use in uses where Int(geometry.segmentSize) - use.committedLength >= room {
                 var list = state.partlyFilled[use.segmentClass] ?? []
                 if !list.contains(use.segment) { list.append(use.segment) }
-                state.partlyFilled[use.segmentClass] = list.suffix(16)
+                state.partlyFilled[use.segmentClass] = list.suffix(Self.rememberedSegments)
             }
         }
     }
 
     // MARK: partly filled segments
 
-    private func claimPartlyFilled(_ segmentClass: SegmentClass, room needed: Int) throws(StoreError) -> SegmentClaim? {
+    private func claimPartlyFilled(_ segmentClass: SegmentClass, room: Int) throws(StoreError) -> SegmentClaim? {
         if state.withLock({ $0.cursor == nil }) { try lookAroundHint() }
         while let candidate = state.withLock({ $0.partlyFilled[segmentClass]?.popLast() }) {
-            guard try lockClaim(candidate) else { continue }
-            let slot = try settledSlot()
-            var table = TableReader(store: self, slot: slot)
-            let entry = try table.entry(candidate)
-            let room = Int(slot.geometry.segmentSize) - Int(entry.committedLength)
-            // In small segments a room that is worthwhile may still be too small for the largest block.
-            if entry.isUsed, entry.segmentClass == segmentClass, room >= max(needed, worthwhileRoom(slot.geometry)) {
-                return SegmentClaim(
-                    segment: candidate, start: Int(entry.committedLength), isFresh: false, baseGeneration: slot.generation)
-            }
-            unlockClaim(candidate)
+            if let claim = try claimPartlyFilled(candidate, segmentClass, room: room) { return claim }
+        }
+        return nil
+    }
+
+    /// Locks a segment that may be partly filled and looks again. Nil when it is not, or somebody else has it.
+    private func claimPartlyFilled(
+        _ segment: SegmentIndex, _ segmentClass: SegmentClass, room: Int
+    ) throws(StoreError) -> SegmentClaim? {
+        let early = has(.trustsLengthsFromBeforeTheClaim) ? state.withLock { $0.newest } : nil
+        guard try lockClaim(segment) else { return nil }
+        var keep = false
+        defer { if !keep { unlockClaim(segment) } }
+        let settled = try settledSlot()
+        let slot = early ?? settled
+        var table = TableReader(store: self, slot: slot)
+        let entry = try table.entry(segment)
+        guard isWorthwhile(entry, segmentClass, room: room, slot.geometry) else { return nil }
+        keep = true
+        return SegmentClaim(
+            segment: segment, start: Int(entry.committedLength), isFresh: false, baseGeneration: slot.generation)
+    }
+
+    private func isWorthwhile(
+        _ entry: SegmentEntry, _ segmentClass: SegmentClass, room: Int, _ geometry: Geometry
+    ) -> Bool {
+        let left = Int(geometry.segmentSize) - Int(entry.committedLength)
+        return entry.isUsed && entry.segmentClass == segmentClass && left >= max(room, worthwhileRoom(geometry))
+    }
+
+    /// Where nothing is free any more, all of the table is searched for segments that others left partly filled.
+    private func searchPartlyFilled(
+        _ slot: Slot, _ segmentClass: SegmentClass, room: Int
+    ) throws(StoreError) -> SegmentClaim? {
+        guard segmentClass != .catalog else { return nil }
+        var table = TableReader(store: self, slot: slot)
+        for number in 0..<UInt64(slot.geometry.segmentCount) {
+            let entry = try table.entry(SegmentIndex(number))
+            guard isWorthwhile(entry, segmentClass, room: room, slot.geometry) else { continue }
+            if let claim = try claimPartlyFilled(SegmentIndex(number), segmentClass, room: room) { return claim }
         }
         return nil
     }
@@ -163,8 +198,9 @@ extension CheckpointStore {
     /// What keeps a free segment from being used yet; nil when nothing does.
     func obstacle(to entry: SegmentEntry, _ slot: Slot) throws(StoreError) -> SegmentObstacle? {
         let freed = entry.freedGeneration
-        guard freed.rawValue > 0 else { return nil }
+        guard freed.rawValue > 0, !has(.reusesFreedSegmentsAtOnce) else { return nil }
         guard freed < slot.generation else { return .freedTooRecently }
+        if has(.ignoresReaders) { return nil }
         if let oldest = state.withLock({ $0.registrations.keys.min() }), oldest < freed { return .heldByReaders(freed) }
         let free = try onMedium { () throws(MediumError) in
             try medium.locks.isFree(LockLayout.registrations(below: freed), for: .exclusive)
