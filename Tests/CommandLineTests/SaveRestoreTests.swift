@@ -33,7 +33,8 @@ import Testing
     let seed = UInt64.random(in: .min ... .max)
     var generator = SeededGenerator(seed: seed)
     let box = try Sandbox()
-    try box.create()
+    // Small segments: blocks that have to go on in the next one all the time.
+    try box.create(segment: "128K")
     for round in 0..<6 {
         let kind = ["--memory", "--disk", "--state"].randomElement(using: &generator)!
         var content: [UInt8] = []
