@@ -62,12 +62,7 @@ extension CheckpointStore {
             let units = pointer.kind == .run ? UInt32(pages) : CommitTransaction.liveUnits(Int(pointer.storedLength))
             live[pointer.segment, default: 0] += units
         }
-        var remaining: [(CheckpointID, CatalogValue)] = []
-        try forEachInCatalog(slot.catalogByID, tree: .byID) { (key, bytes) throws(StoreError) in
-            let id = CheckpointID(key.reduce(UInt64(0)) { $0 << 8 | UInt64($1) })
-            if !doomed.contains(id) { remaining.append((id, try decodeCatalogValue(bytes))) }
-        }
-        for (id, value) in remaining { try walk.walk(value, id: id) }
+        for (id, value) in try catalogValues(in: slot) where !doomed.contains(id) { try walk.walk(value, id: id) }
         return live
     }
 

@@ -63,11 +63,7 @@ extension CheckpointStore {
             let bytes = UInt64(roundUp(Int(pointer.storedLength), to: blockAlignment))
             if isShared { shared += bytes } else if pointer.kind == .run { runs += bytes } else { index += bytes }
         }
-        var all: [(CheckpointID, CatalogValue)] = []
-        try forEachInCatalog(slot.catalogByID, tree: .byID) { (key, bytes) throws(StoreError) in
-            all.append((CheckpointID(key.reduce(UInt64(0)) { $0 << 8 | UInt64($1) }), try decodeCatalogValue(bytes)))
-        }
-        for (id, value) in all {
+        for (id, value) in try catalogValues(in: slot) {
             try walk.walk(value, id: id)
             for region in try readRecord(value, id: id).regions {
                 info.logicalBytes += region.byteLength

@@ -92,14 +92,35 @@ final class Verifier: Sendable {
     let store: CheckpointStore
     let slot: Slot
     let options: VerifyOptions
-    private let state: Lock<State>
+    let state: Lock<State>
 
-    private struct State {
+    struct State {
         var report: VerifyReport
-        /// Blocks already found sound, with all below them; a damaged one is looked at again for each checkpoint.
-        var sound = Set<UInt64>()
+        /// Index, catalog and table blocks that were found sound, each counted once.
+        var blocks = Set<UInt64>()
+        /// Leaves that were found sound with all their runs; a damaged one is looked at again for each checkpoint.
+        var leaves: [UInt64: SoundLeaf] = [:]
+        /// Runs that were found sound.
+        var runs: [UInt64: SoundRun] = [:]
         /// For each used segment: its entry; empty when only one checkpoint is verified.
         var entries: [SegmentIndex: SegmentEntry] = [:]
+        /// What is reachable in each segment, counted as the table's `live`.
+        var live: [SegmentIndex: UInt64] = [:]
+        /// For each segment a block that the table does not count as written.
+        var uncounted: [SegmentIndex: BlockPointer] = [:]
+    }
+
+    struct SoundLeaf {
+        var fingerprint: UInt64
+        /// How many pages it lists, and the end of the last one within the span.
+        var pages: UInt64
+        var end: UInt64
+    }
+
+    struct SoundRun {
+        var fingerprint: UInt64
+        /// The places in the run that leaves list.
+        var places: UInt16
     }
 
     init(store: CheckpointStore, slot: Slot, options: VerifyOptions) {
@@ -111,87 +132,87 @@ final class Verifier: Sendable {
 
     var report: VerifyReport { state.withLock { $0.report } }
 
-    /// The segment table, the catalog both ways, every checkpoint.
+    /// The slots, the segment table, the catalog both ways, every checkpoint, and whether the table fits all of it.
     func everything() throws(StoreError) {
-        try noting { () throws(StoreError) in try table() }
-        var values: [(CheckpointID, CatalogValue)] = []
-        try noting { () throws(StoreError) in
-            try store.forEachInCatalog(slot.catalogByID, tree: .byID) { (key, bytes) throws(StoreError) in
-                values.append((CheckpointID(key.reduce(UInt64(0)) { $0 << 8 | UInt64($1) }), try store.decodeCatalogValue(bytes)))
+        try slots()
+        let isTableWhole = try table()
+        let names = try catalog(slot.catalogByName, .byName) { (bytes) throws(StoreError) in try store.decodeCatalogID(bytes) }
+        let values = try catalog(slot.catalogByID, .byID) { (bytes) throws(StoreError) in try store.decodeCatalogValue(bytes) }
+        var nameOf: [CheckpointID: String] = [:]
+        for (key, value) in values.entries {
+            guard let id = CatalogTree.id(ofKey: key) else { preconditionFailure("decoding checks the keys of the catalog") }
+            nameOf[id] = ""
+            try noting(checkpoint: id.description) { () throws(StoreError) in
+                let record = try store.readRecord(value, id: id)
+                nameOf[id] = record.name
+                try checkpoint(record, value)
             }
         }
-        try noting { () throws(StoreError) in try catalogAgreement(values.map(\.0)) }
-        for (id, value) in values {
-            var name = id.description
-            try noting(checkpoint: name) { () throws(StoreError) in
-                name = try store.readRecord(value, id: id).name
-                try checkpoint(name, id, value)
-            }
-        }
+        if values.isWhole, names.isWhole { try catalogAgreement(names.entries, nameOf) }
+        if isTableWhole { try checkLive() }
     }
 
     /// One checkpoint with all its regions.
     func checkpoint(_ name: String, _ id: CheckpointID, _ value: CatalogValue) throws(StoreError) {
-        state.withLock { $0.report.checkpointCount += 1 }
         try noting(checkpoint: name) { () throws(StoreError) in
-            let record = try store.readRecord(value, id: id)
-            try inTable(value.record)
-            countSound([value.record])
-            for region in record.regions { try self.region(region, of: name) }
+            try checkpoint(try store.readRecord(value, id: id), value)
         }
     }
 
-    // MARK: catalog and table
-
-    private func catalogAgreement(_ ids: [CheckpointID]) throws(StoreError) {
-        var named = Set<CheckpointID>()
-        try store.forEachInCatalog(slot.catalogByName, tree: .byName) { (key, bytes) throws(StoreError) in
-            let id = try store.decodeCatalogID(bytes)
-            let name = String(decoding: key, as: UTF8.self)
-            guard named.insert(id).inserted, let value = try store.catalogValue(of: id, in: slot),
-                try store.readRecord(value, id: id).name == name
-            else { throw disagreement("the name \(name) leads to no checkpoint of that name") }
-        }
-        guard named == Set(ids), UInt64(ids.count) == slot.checkpointCount else {
-            throw disagreement(
-                "\(named.count) names, \(ids.count) ids and a count of \(slot.checkpointCount) don't agree")
-        }
-    }
-
-    private func table() throws(StoreError) {
-        var reader = TableReader(store: store, slot: slot)
-        var used: UInt32 = 0
-        var number: UInt64 = 0
-        while number < UInt64(slot.geometry.segmentCount) {
-            if let leaf = try reader.leaf(of: SegmentIndex(number)) {
-                for (index, entry) in leaf.entries.enumerated() where entry.isUsed {
-                    used += 1
-                    let segment = SegmentIndex(number + UInt64(index))
-                    guard segment.rawValue < UInt64(slot.geometry.segmentCount),
-                        entry.committedLength <= slot.geometry.segmentSize
-                    else { throw disagreement("the entry of segment \(segment) is beyond the store's geometry") }
-                    state.withLock { $0.entries[segment] = entry }
-                }
+    private func checkpoint(_ record: CheckpointRecord, _ value: CatalogValue) throws(StoreError) {
+        state.withLock { $0.report.checkpointCount += 1 }
+        countSound([value.record])
+        try noting(checkpoint: record.name) { () throws(StoreError) in
+            guard value.generation <= slot.baseGeneration else {
+                throw disagreement("it was committed in generation \(value.generation), which is still to come")
             }
-            number += UInt64(TableReader.fanOut)
+            guard record.newPages.rawValue == record.regions.reduce(0, { $0 &+ $1.newPages.rawValue }) else {
+                throw disagreement("its newPages is not the sum of its regions'")
+            }
         }
-        guard used == slot.usedSegments else {
-            throw disagreement("\(used) segments are in use, but the superblock counts \(slot.usedSegments)")
+        for region in record.regions { try self.region(region, of: record.name) }
+    }
+
+    // MARK: catalog
+
+    /// The entries of a catalog tree, as far as it can be read.
+    private func catalog<Value>(
+        _ root: BlockPointer?, _ tree: CatalogTree, _ decode: ([UInt8]) throws(StoreError) -> Value
+    ) throws(StoreError) -> (entries: [([UInt8], Value)], isWhole: Bool) {
+        var entries: [([UInt8], Value)] = []
+        let failure = failure { () throws(StoreError) in
+            try store.forEachInCatalog(root, tree: tree, visiting: { countSound([$0]) }) { (key, bytes) throws(StoreError) in
+                entries.append((key, try decode(bytes)))
+            }
+        }
+        if let failure { try note(failure, checkpoint: nil, region: nil, ranges: []) }
+        return (entries, failure == nil)
+    }
+
+    /// Both trees name the same checkpoints. A name in `nameOf` is empty when the record can't be read.
+    private func catalogAgreement(
+        _ names: [([UInt8], CheckpointID)], _ nameOf: [CheckpointID: String]
+    ) throws(StoreError) {
+        for (key, id) in names where nameOf[id].map({ !$0.isEmpty && !$0.utf8.elementsEqual(key) }) ?? true {
+            try noteStore("the name \(String(decoding: key, as: UTF8.self)) leads to no checkpoint of that name")
+        }
+        let named = Set(names.map(\.1))
+        for (id, name) in nameOf.sorted(by: { $0.key < $1.key }) where !named.contains(id) {
+            try noteStore("checkpoint \(id) (\(name)) is not in the catalog by name")
+        }
+        guard names.count == nameOf.count, UInt64(nameOf.count) == slot.checkpointCount else {
+            return try noteStore(
+                "\(names.count) names, \(nameOf.count) ids and a count of \(slot.checkpointCount) don't agree")
         }
     }
 
-    private func disagreement(_ reason: String) -> StoreError { StoreError(.corrupt, reason, medium: store.medium.name) }
+    func disagreement(_ reason: String) -> StoreError { StoreError(.corrupt, reason, medium: store.medium.name) }
 
-    /// Every reachable block lies in a used segment of its class, below its committed length.
-    private func inTable(_ pointer: BlockPointer) throws(StoreError) {
-        let entries = state.withLock { $0.entries }
-        guard !entries.isEmpty else { return }
-        let entry = entries[pointer.segment]
-        guard let entry, entry.segmentClass == SegmentClass(holding: pointer.kind),
-            UInt64(pointer.offset.rawValue) + UInt64(pointer.storedLength) <= UInt64(entry.committedLength)
-        else {
-            throw store.misplaced(pointer, "the segment table does not count it as written")
-        }
+    /// Damage of the store as a whole.
+    func noteStore(_ reason: String, at offset: MediumOffset? = nil) throws(StoreError) {
+        var error = disagreement(reason)
+        error.offset = offset
+        try note(error, checkpoint: nil, region: nil, ranges: [])
     }
 
     // MARK: regions
@@ -201,10 +222,17 @@ final class Verifier: Sendable {
         var span: SpanIndex
     }
 
+    /// What the leaves of a region list, as far as they are sound.
+    private struct Tally {
+        var pages: UInt64 = 0
+        var isWhole = true
+    }
+
     private func region(_ region: RegionRecord, of checkpoint: String) throws(StoreError) {
         var tasks: [LeafTask] = []
+        let tally = Lock(Tally())
         if let root = region.root {
-            try collect(root, region, level: region.depth, first: SpanIndex(UInt64(0)), checkpoint, &tasks)
+            try collect(root, region, level: region.depth, first: SpanIndex(UInt64(0)), checkpoint, &tasks, tally)
         }
         let queue = Lock(tasks[...])
         try inParallel(workers: max(1, min(options.parallelism, tasks.count))) { (_: Int) throws(StoreError) in
@@ -212,74 +240,100 @@ final class Verifier: Sendable {
             let decoder = RunDecoder(store: self.store)
             let pages = self.options.checksPages ? AlignedBuffer(count: pagesPerSpan * pageSize) : nil
             while let task = queue.withLock({ $0.popFirst() }) {
-                let first = task.span.firstPage
-                try self.noting(checkpoint: checkpoint, region: region.name, pages: first..<first + PageCount(pagesPerSpan)) {
-                    () throws(StoreError) in
-                    try self.leaf(task, region, checkpoint, buffer, decoder, pages)
+                let failure = self.failure { () throws(StoreError) in
+                    try self.leaf(task, region, checkpoint, buffer, decoder, pages, tally)
                 }
+                guard let failure else { continue }
+                tally.withLock { $0.isWhole = false }
+                try self.note(
+                    failure, checkpoint: checkpoint, region: region.name, ranges: [self.pages(of: region, task.span, level: 0)])
             }
         }
+        let (found, isWhole) = tally.withLock { ($0.pages, $0.isWhole) }
+        guard isWhole, found != region.storedPages.rawValue else { return }
+        try note(
+            disagreement("the region counts \(region.storedPages) stored pages, its leaves list \(found)"),
+            checkpoint: checkpoint, region: region.name, ranges: [PageIndex(UInt64(0))..<PageIndex(UInt64(0)) + region.pageCount])
     }
 
-    /// Reads the inner nodes and lists the leaves that are not known to be sound.
+    /// The pages of a node's range that the region has.
+    private func pages(of region: RegionRecord, _ first: SpanIndex, level: UInt8) -> Range<PageIndex> {
+        let low = min(first.firstPage.rawValue, region.pageCount.rawValue)
+        let count = min(PageTable.spansPerNode(level: level) * UInt64(pagesPerSpan), region.pageCount.rawValue - low)
+        return PageIndex(low)..<PageIndex(low + count)
+    }
+
+    /// Reads the inner nodes and lists the leaves that are not known to be sound; those that are go into the tally.
     private func collect(
         _ pointer: BlockPointer, _ region: RegionRecord, level: UInt8, first: SpanIndex, _ checkpoint: String,
-        _ tasks: inout [LeafTask]
+        _ tasks: inout [LeafTask], _ tally: Lock<Tally>
     ) throws(StoreError) {
         if level == 0 {
-            if !isSound(pointer) { tasks.append(LeafTask(pointer: pointer, span: first)) }
+            let known = state.withLock { $0.leaves[Self.key(pointer)] }
+            if let known, known.fingerprint == Self.fingerprint(pointer, region.key, first),
+                known.end <= region.pageCount.rawValue - first.firstPage.rawValue
+            {
+                tally.withLock { $0.pages += known.pages }
+            } else {
+                tasks.append(LeafTask(pointer: pointer, span: first))
+            }
             return
         }
-        let spans = PageTable.spansPerNode(level: level)
         var node: InnerNode?
-        let pages = first.firstPage..<first.firstPage + PageCount(spans * UInt64(pagesPerSpan))
-        try noting(checkpoint: checkpoint, region: region.name, pages: pages) { () throws(StoreError) in
-            let read = try store.readInner(pointer, key: region.key, firstPage: first.firstPage, level: level)
-            try inTable(pointer)
+        let failure = failure { () throws(StoreError) in
+            let read = try store.readInner(pointer, of: region, firstPage: first.firstPage, level: level)
             countSound([pointer])
             node = read
+        }
+        if let failure {
+            tally.withLock { $0.isWhole = false }
+            try note(failure, checkpoint: checkpoint, region: region.name, ranges: [pages(of: region, first, level: level)])
         }
         guard let node else { return }
         for (index, child) in node.children.enumerated() {
             guard let child else { continue }
             let start = SpanIndex(first.rawValue + UInt64(index) * PageTable.spansPerChild(level: level))
-            try collect(child, region, level: level - 1, first: start, checkpoint, &tasks)
+            try collect(child, region, level: level - 1, first: start, checkpoint, &tasks, tally)
         }
     }
 
     private func leaf(
         _ task: LeafTask, _ region: RegionRecord, _ checkpoint: String, _ buffer: AlignedBuffer, _ decoder: RunDecoder,
-        _ pages: AlignedBuffer?
+        _ pages: AlignedBuffer?, _ tally: Lock<Tally>
     ) throws(StoreError) {
-        let map = try store.readSpan(task.pointer, key: region.key, span: task.span)
-        try inTable(task.pointer)
-        if task.pointer.kind == .patchLeaf, let base = map.base {
-            try inTable(base)
-            countSound([base])
-        }
-        try checkEnd(map, region, task.span)
+        let map = try store.readSpan(task.pointer, of: region, span: task.span)
+        countSound([task.pointer] + (map.base.map { [$0] } ?? []))
         // One look at the shared state before the runs and one after them: locks for each run cost more than hashing it.
-        let known = state.withLock { state in map.runs.map { state.sound.contains(Self.key($0)) } }
-        var found: [BlockPointer] = []
+        let prints = map.runs.map { Self.fingerprint($0, region.key, task.span) }
+        let known = state.withLock { state in
+            zip(map.runs, prints).map { pointer, print in
+                state.runs[Self.key(pointer)].flatMap { $0.fingerprint == print ? $0.places : nil } ?? 0
+            }
+        }
+        var found: [(BlockPointer, SoundRun)] = []
         var isWhole = true
         try map.forEachRun { (run, listed) throws(StoreError) in
+            var places: UInt16 = 0
+            listed.forEach { places |= 1 << UInt16(map.offsetOf[$0]) }
             let failure = self.failure { () throws(StoreError) in
-                try self.run(map, run, listed, isKnown: known[run], region, task.span, buffer, decoder, pages)
+                try self.run(map, run, listed, isKnown: places & ~known[run] == 0, region, task.span, buffer, decoder, pages)
             }
             guard let failure else {
-                if !known[run] { found.append(map.runs[run]) }
+                found.append((map.runs[run], SoundRun(fingerprint: prints[run], places: places)))
                 return
             }
             isWhole = false
             try note(failure, checkpoint: checkpoint, region: region.name, ranges: ranges(listed, task.span))
         }
-        countSound(found + (isWhole ? [task.pointer] : []))
-    }
-
-    private func checkEnd(_ map: SpanMap, _ region: RegionRecord, _ span: SpanIndex) throws(StoreError) {
-        let end = region.pageCount.rawValue
-        for page in 0..<pagesPerSpan where !map.isZero(page) && span.firstPage.rawValue + UInt64(page) >= end {
-            throw disagreement("a leaf lists page \(span.firstPage.rawValue + UInt64(page)), behind the region's end")
+        countSound(runs: found)
+        let listed = (0..<pagesPerSpan).filter { !map.isZero($0) }
+        let sound = SoundLeaf(
+            fingerprint: Self.fingerprint(task.pointer, region.key, task.span), pages: UInt64(listed.count),
+            end: UInt64((listed.last ?? -1) + 1))
+        if isWhole { state.withLock { $0.leaves[Self.key(task.pointer)] = sound } }
+        tally.withLock { tally in
+            tally.pages += sound.pages
+            tally.isWhole = tally.isWhole && isWhole
         }
     }
 
@@ -288,7 +342,6 @@ final class Verifier: Sendable {
         _ buffer: AlignedBuffer, _ decoder: RunDecoder, _ pages: AlignedBuffer?
     ) throws(StoreError) {
         let pointer = map.runs[run]
-        try inTable(pointer)
         if let pages {
             unsafe try decoder.place(listed, of: map, key: region.key, span: span, at: pages.base)
             try checkHashes(map, listed, pages)
@@ -319,14 +372,32 @@ final class Verifier: Sendable {
         pointer.segment.rawValue << 32 | UInt64(pointer.offset.rawValue)
     }
 
-    private func isSound(_ pointer: BlockPointer) -> Bool { state.withLock { $0.sound.contains(Self.key(pointer)) } }
+    /// Tells apart blocks that are said to be in one place, and uses of a block for several places of a tree.
+    private static func fingerprint(_ pointer: BlockPointer, _ key: RegionKey, _ span: SpanIndex) -> UInt64 {
+        (pointer.checksum.low ^ key.rawValue &* 0x9E37_79B9_7F4A_7C15) &+ span.rawValue &* 0xC2B2_AE3D_27D4_EB4F
+    }
 
-    /// Takes blocks for sound and counts those that were not known to be.
-    private func countSound(_ pointers: [BlockPointer]) {
+    /// Counts index, catalog and table blocks that were not known to be sound.
+    func countSound(_ pointers: [BlockPointer]) {
         let bytes = state.withLock { state in
-            for pointer in pointers where state.sound.insert(Self.key(pointer)).inserted {
-                state.report.blocks += 1
-                state.report.bytes += ByteCount(UInt64(pointer.storedLength))
+            for pointer in pointers where state.blocks.insert(Self.key(pointer)).inserted {
+                state.count(pointer)
+                state.live[pointer.segment, default: 0] += UInt64(CommitTransaction.liveUnits(Int(pointer.storedLength)))
+            }
+            return state.report.bytes
+        }
+        options.progress?(bytes)
+    }
+
+    /// Counts runs that were not known to be sound, and the places in them that were not known to be listed.
+    private func countSound(runs: [(BlockPointer, SoundRun)]) {
+        let bytes = state.withLock { state in
+            for (pointer, run) in runs {
+                let before = state.runs[Self.key(pointer)]
+                if before == nil { state.count(pointer) }
+                let places = (before?.places ?? 0) | run.places
+                state.runs[Self.key(pointer)] = SoundRun(fingerprint: run.fingerprint, places: places)
+                state.live[pointer.segment, default: 0] += UInt64(places.nonzeroBitCount - (before?.places.nonzeroBitCount ?? 0))
             }
             return state.report.bytes
         }
@@ -348,7 +419,7 @@ final class Verifier: Sendable {
         try note(failure, checkpoint: checkpoint, region: region, ranges: pages.map { [$0] } ?? [])
     }
 
-    private func failure(_ body: () throws(StoreError) -> Void) -> StoreError? {
+    func failure(_ body: () throws(StoreError) -> Void) -> StoreError? {
         do throws(StoreError) {
             try body()
             return nil
@@ -356,7 +427,7 @@ final class Verifier: Sendable {
     }
 
     /// Adds damage to the report; throws what is no damage but an end to verifying.
-    private func note(
+    func note(
         _ error: StoreError, checkpoint: String?, region: String?, ranges: [Range<PageIndex>]
     ) throws(StoreError) {
         guard [.corrupt, .truncated, .ioFailed].contains(error.code) else { throw error }
@@ -369,5 +440,21 @@ final class Verifier: Sendable {
                         offset: error.offset, reason: error.reason))
             }
         }
+    }
+}
+
+extension Verifier.State {
+    /// Every reachable block lies in a used segment of its class, below its committed length.
+    fileprivate mutating func count(_ pointer: BlockPointer) {
+        report.blocks += 1
+        report.bytes += ByteCount(UInt64(pointer.storedLength))
+        guard !entries.isEmpty else { return }
+        let end = UInt64(pointer.offset.rawValue) + UInt64(pointer.storedLength)
+        if let entry = entries[pointer.segment], entry.segmentClass == SegmentClass(holding: pointer.kind),
+            end <= UInt64(entry.committedLength)
+        {
+            return
+        }
+        if uncounted[pointer.segment] == nil { uncounted[pointer.segment] = pointer }
     }
 }

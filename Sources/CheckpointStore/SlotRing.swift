@@ -43,14 +43,17 @@ enum SlotRing {
     private static func readOnce(_ medium: any Medium, generation: Generation?) throws(StoreError) -> RingState {
         guard medium.size.rawValue >= UInt64(ringBytes) else { throw notAStore(medium, "it is too short") }
         let ringA = try readRing(medium, at: .zero, twin: 0)
+        try requireUsable(ringA, medium, generation: generation)
         var slots = ringA.slots
         var positions = [ringA.state]
         if let twinOffset = slots.max(by: { $0.generation < $1.generation })?.geometry.twinOffset {
             guard twinOffset.rawValue + UInt64(ringBytes) <= medium.size.rawValue else { throw truncated(medium, twinOffset) }
             let ringB = try readRing(medium, at: twinOffset, twin: 1)
+            try requireUsable(ringB, medium, generation: generation)
             slots += ringB.slots
             positions.append(ringB.state)
         } else if let ringB = try findRingB(medium) {
+            try requireUsable(ringB, medium, generation: generation)
             slots += ringB.slots
             positions.append(ringB.state)
         }
@@ -112,6 +115,21 @@ enum SlotRing {
         }
     }
 
+    /// Slots of both rings that are damaged or missing, in words. Those of the newest generation and of the next one are not
+    /// looked at: a crash within a commit may leave them so.
+    static func damagedSlots(_ medium: any Medium, newest: Slot) throws(StoreError) -> [String] {
+        let rings = [
+            try readRing(medium, at: .zero, twin: 0), try readRing(medium, at: newest.geometry.twinOffset, twin: 1),
+        ]
+        let skipped = [newest.generation, newest.generation.next].map(Slot.position(of:))
+        return (0..<Slot.ringLength).filter { !skipped.contains($0) }.flatMap { position in
+            let states = rings.map { $0.state[position] }
+            return [0, 1].filter { states[$0] == .torn || (states[$0] == .zero && states[1 - $0] != .zero) }.map {
+                "slot \(position) of ring \($0 == 0 ? "A" : "B") is damaged or missing"
+            }
+        }
+    }
+
     // MARK: one ring
 
     private enum PositionState { case zero, valid, torn }
@@ -119,7 +137,18 @@ enum SlotRing {
     private struct Ring {
         var slots: [Slot] = []
         var state: [PositionState] = []
+        /// The newest slot that is valid, but whose fields break the rules.
+        var broken: (generation: Generation, failure: StoreError)?
         var failure: StoreError?
+    }
+
+    /// A slot that its writer sealed is no torn one, whatever it says: when the newest breaks the rules, the store is corrupt
+    /// and the one before it is not the newest.
+    private static func requireUsable(
+        _ ring: Ring, _ medium: any Medium, generation: Generation?
+    ) throws(StoreError) {
+        guard let broken = ring.broken, generation == nil || generation == broken.generation else { return }
+        if ring.slots.allSatisfy({ $0.generation < broken.generation }) { throw broken.failure }
     }
 
     private static func readRing(_ medium: any Medium, at offset: MediumOffset, twin: UInt8) throws(StoreError) -> Ring {
@@ -132,22 +161,37 @@ enum SlotRing {
                 unsafe ring.slots.append(try Slot.decode(slotBytes.span.bytes, position: position, twin: twin))
                 ring.state.append(.valid)
             } catch {
-                ring.state.append(slotBytes.allSatisfy { $0 == 0 } ? .zero : .torn)
-                ring.failure = try judge(error, medium, at: offset + ByteCount(range.lowerBound)) ?? ring.failure
+                let place = offset + ByteCount(range.lowerBound)
+                if let generation = unsafe Slot.sealedGeneration(slotBytes.span.bytes, position: position, twin: twin) {
+                    let failure = try brokenSlot(error, generation, medium, at: place)
+                    if ring.broken.map({ $0.generation < generation }) ?? true { ring.broken = (generation, failure) }
+                    ring.state.append(.valid)
+                } else {
+                    ring.state.append(slotBytes.allSatisfy { $0 == 0 } ? .zero : .torn)
+                    ring.failure = judge(error, medium, at: place) ?? ring.failure
+                }
             }
         }
         return ring
     }
 
-    /// Turns a slot's error into the store's: versions and features are final, damage is remembered, and
-    /// bytes without the magic are nothing at all.
-    private static func judge(
-        _ error: FormatError, _ medium: any Medium, at offset: MediumOffset
-    ) throws(StoreError) -> StoreError? {
-        switch error.code {
-        case .unsupportedVersion, .unknownFeature:
+    /// What is wrong with a slot that its writer sealed; versions and features are final.
+    private static func brokenSlot(
+        _ error: FormatError, _ generation: Generation, _ medium: any Medium, at offset: MediumOffset
+    ) throws(StoreError) -> StoreError {
+        if error.code == .unsupportedVersion || error.code == .unknownFeature {
             throw StoreError(
                 .unsupported, "\(error)", remedy: "Use a newer ckstore to open it.", medium: medium.name, offset: offset)
+        }
+        return StoreError(
+            .corrupt, "the superblock slot of generation \(generation) says what can't be (\(error))",
+            remedy: "Open an older generation for reading, or restore the medium from a replica.", medium: medium.name,
+            offset: offset)
+    }
+
+    /// Turns a slot's error into the store's: damage is remembered, and bytes without the magic are nothing at all.
+    private static func judge(_ error: FormatError, _ medium: any Medium, at offset: MediumOffset) -> StoreError? {
+        switch error.code {
         case .badMagic: return nil
         default:
             return StoreError(

@@ -108,6 +108,13 @@ extension Slot {
         return slot
     }
 
+    /// The generation of a slot that is valid (magic, checksum and place are right), whatever its other fields say; nil
+    /// when it is not valid.
+    public static func sealedGeneration(_ bytes: RawSpan, position: Int, twin: UInt8) -> Generation? {
+        guard (try? checkValid(bytes, position: position, twin: twin)) != nil else { return nil }
+        return Generation(bytes.u64(48))
+    }
+
     /// Magic, checksum and place: what makes a slot valid.
     private static func checkValid(_ bytes: RawSpan, position: Int, twin: UInt8) throws(FormatError) {
         try bytes.requireExactly(encodedLength, subject)

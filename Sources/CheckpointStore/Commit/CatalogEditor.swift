@@ -236,29 +236,52 @@ extension CheckpointStore {
         }
     }
 
-    /// Calls `body` with every key and value of a stored tree, ascending. One read a node.
+    /// Calls `body` with every key and value of a stored tree, ascending, and `visiting` with every node. One read a node.
     func forEachInCatalog(
-        _ root: BlockPointer?, tree: CatalogTree, _ body: ([UInt8], [UInt8]) throws(StoreError) -> Void
+        _ root: BlockPointer?, tree: CatalogTree, visiting: (BlockPointer) -> Void = { _ in },
+        _ body: ([UInt8], [UInt8]) throws(StoreError) -> Void
     ) throws(StoreError) {
         guard let root else { return }
-        var pending: [(BlockPointer, UInt8?)] = [(root, nil)]
-        while let (pointer, level) = pending.popLast() {
+        // A child's keys are not below its key in the node above, and below the key behind it.
+        var pending: [(pointer: BlockPointer, level: UInt8?, low: [UInt8], high: [UInt8]?)] = [(root, nil, [], nil)]
+        while let (pointer, level, low, high) = pending.popLast() {
             let node = try readCatalogNode(pointer, tree: tree, level: level)
-            var children: [(BlockPointer, UInt8?)] = []
-            for entry in node.entries {
+            visiting(pointer)
+            // The first key of an inner node may be lower than any.
+            let lowest = node.entries.dropFirst(node.level == 0 ? 0 : 1).first
+            let isLow = lowest.map { $0.key.lexicographicallyPrecedes(low) } ?? false
+            let isHigh = high.map { !node.entries[node.entries.count - 1].key.lexicographicallyPrecedes($0) } ?? false
+            guard !isLow, !isHigh else { throw misplaced(pointer, "its keys are out of order with those of the node above") }
+            var children: [(pointer: BlockPointer, level: UInt8?, low: [UInt8], high: [UInt8]?)] = []
+            for (index, entry) in node.entries.enumerated() {
                 switch entry.payload {
                 case .leaf(let value): try body(entry.key, value)
-                case .child(let child): children.append((child, node.level - 1))
+                case .child(let child):
+                    let next = index + 1 < node.entries.count ? node.entries[index + 1].key : high
+                    let first = entry.key.lexicographicallyPrecedes(low) ? low : entry.key
+                    children.append((child, node.level - 1, first, next))
                 }
             }
             pending += children.reversed()
         }
     }
 
+    /// Every checkpoint in the generation of `slot`, ascending by id.
+    func catalogValues(in slot: Slot) throws(StoreError) -> [(id: CheckpointID, value: CatalogValue)] {
+        var all: [(id: CheckpointID, value: CatalogValue)] = []
+        try forEachInCatalog(slot.catalogByID, tree: .byID) { (key, bytes) throws(StoreError) in
+            guard let id = CatalogTree.id(ofKey: key) else {
+                throw StoreError(.corrupt, "a catalog key is no id", remedy: "Run `ckstore verify`.", medium: medium.name)
+            }
+            all.append((id, try decodeCatalogValue(bytes)))
+        }
+        return all
+    }
+
     /// The record of the checkpoint `id` in the generation of `slot`; nil when it is not there.
     func catalogValue(of id: CheckpointID, in slot: Slot) throws(StoreError) -> CatalogValue? {
         guard let root = slot.catalogByID,
-            let bytes = try catalogValue(of: id.catalogKey, tree: .byID, root: .stored(root))
+            let bytes = try catalogValue(of: CatalogTree.key(id), tree: .byID, root: .stored(root))
         else { return nil }
         return try decodeCatalogValue(bytes)
     }
@@ -266,7 +289,7 @@ extension CheckpointStore {
     /// The id of the checkpoint called `name` in the generation of `slot`; nil when there is none.
     func catalogID(of name: String, in slot: Slot) throws(StoreError) -> CheckpointID? {
         guard let root = slot.catalogByName,
-            let bytes = try catalogValue(of: Array(name.utf8), tree: .byName, root: .stored(root))
+            let bytes = try catalogValue(of: CatalogTree.key(name), tree: .byName, root: .stored(root))
         else { return nil }
         return try decodeCatalogID(bytes)
     }
@@ -278,10 +301,10 @@ extension CheckpointStore {
     }
 
     func decodeCatalogID(_ bytes: [UInt8]) throws(StoreError) -> CheckpointID {
-        guard bytes.count == 8 else {
+        guard let id = CatalogTree.id(ofValue: bytes) else {
             throw StoreError(.corrupt, "a catalog entry has no id", remedy: "Run `ckstore verify`.", medium: medium.name)
         }
-        return CheckpointID(bytes.reversed().reduce(UInt64(0)) { $0 << 8 | UInt64($1) })
+        return id
     }
 
     /// Reads and checks a checkpoint's record.
@@ -290,11 +313,4 @@ extension CheckpointStore {
         guard record.id == id else { throw misplaced(value.record, "it is the record of \(record.id), not of \(id)") }
         return record
     }
-}
-
-extension CheckpointID {
-    /// The id as a key of the catalog: big-endian, so that bytes sort as numbers do.
-    var catalogKey: [UInt8] { (0..<8).map { UInt8(truncatingIfNeeded: rawValue >> UInt64(56 - 8 * $0)) } }
-    /// The id as a value of the catalog: little-endian.
-    var catalogValue: [UInt8] { catalogKey.reversed() }
 }

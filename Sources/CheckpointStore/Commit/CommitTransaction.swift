@@ -47,25 +47,25 @@ final class CommitTransaction {
 
     /// Adds a checkpoint whose record is stored. Its name must be free and its parent still there.
     func add(_ record: CheckpointRecord, at pointer: BlockPointer) throws(StoreError) {
-        if let parent = record.parent, !store.has(.skipsParentCheck), try byID.value(of: parent.catalogKey) == nil {
+        if let parent = record.parent, !store.has(.skipsParentCheck), try byID.value(of: CatalogTree.key(parent)) == nil {
             throw StoreError(
                 .wrongBase, "its parent \(parent) has been deleted meanwhile",
                 remedy: "Save again with another parent, or with none.", medium: store.medium.name, checkpoint: record.name)
         }
-        let name = Array(record.name.utf8)
-        let taken = (try byName.value(of: name), try byID.value(of: record.id.catalogKey))
+        let name = CatalogTree.key(record.name)
+        let taken = (try byName.value(of: name), try byID.value(of: CatalogTree.key(record.id)))
         guard taken == (nil, nil) || store.has(.skipsNameCheck) else {
             throw CheckpointStore.nameTaken(record.name, store.medium)
         }
         let value = CatalogValue(record: pointer, generation: generation, flags: 0)
-        try byID.insert(record.id.catalogKey, value.encoded())
-        try byName.insert(name, record.id.catalogValue)
+        try byID.insert(CatalogTree.key(record.id), value.encoded())
+        try byName.insert(name, CatalogTree.value(record.id))
         slot.checkpointCount += 1
     }
 
     /// Takes a checkpoint out of the catalog. What it alone names is freed by whoever sweeps.
     func remove(_ id: CheckpointID, name: String) throws(StoreError) {
-        guard try byID.remove(id.catalogKey), try byName.remove(Array(name.utf8)) else {
+        guard try byID.remove(CatalogTree.key(id)), try byName.remove(CatalogTree.key(name)) else {
             throw StoreError(.corrupt, "the catalog's trees disagree", medium: store.medium.name, checkpoint: name)
         }
         slot.checkpointCount -= 1

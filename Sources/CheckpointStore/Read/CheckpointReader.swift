@@ -229,7 +229,7 @@ public final class RegionReader: Sendable {
     func spanMap(_ span: SpanIndex, keep: Bool) throws(StoreError) -> SpanMap? {
         if let known = cache.withLock({ $0.spans[span] }) { return known }
         guard let leaf = try leaf(of: span) else { return nil }
-        let map = try store.readSpan(leaf, key: record.key, span: span)
+        let map = try store.readSpan(leaf, of: record, span: span)
         if keep {
             cache.withLock { cache in
                 if cache.spans.count >= Self.cachedSpans { cache.spans.remove(at: cache.spans.startIndex) }
@@ -253,7 +253,7 @@ public final class RegionReader: Sendable {
         _ pointer: BlockPointer, firstPage: PageIndex, level: UInt8
     ) throws(StoreError) -> InnerNode {
         if let known = cache.withLock({ $0.inner[firstPage]?[level] }) { return known }
-        let node = try store.readInner(pointer, key: record.key, firstPage: firstPage, level: level)
+        let node = try store.readInner(pointer, of: record, firstPage: firstPage, level: level)
         cache.withLock { cache in
             if cache.innerCount >= Self.cachedInnerNodes {
                 cache.inner = [:]

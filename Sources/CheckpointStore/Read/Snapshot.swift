@@ -31,9 +31,7 @@ public final class Snapshot: Sendable {
     /// All checkpoints, by the time they were begun, the oldest first. One read for each.
     public func checkpoints() throws(StoreError) -> [CheckpointInfo] {
         var all: [CheckpointInfo] = []
-        try store.forEachInCatalog(slot.catalogByID, tree: .byID) { (key, bytes) throws(StoreError) in
-            let id = CheckpointID(key.reduce(UInt64(0)) { $0 << 8 | UInt64($1) })
-            let value = try store.decodeCatalogValue(bytes)
+        for (id, value) in try store.catalogValues(in: slot) {
             all.append(CheckpointInfo(try store.readRecord(value, id: id), generation: value.generation))
         }
         return all.sorted { ($0.createdNanoseconds, $0.id) < ($1.createdNanoseconds, $1.id) }
@@ -54,7 +52,16 @@ public final class Snapshot: Sendable {
                 .notFound, "there is no checkpoint of that name", remedy: "`ckstore list` shows those that there are.",
                 medium: store.medium.name, checkpoint: name)
         }
-        return try checkpoint(id)
+        guard let value = try store.catalogValue(of: id, in: slot) else { throw disagreement(name, "\(id), which is not there") }
+        let record = try store.readRecord(value, id: id)
+        guard Names.equal(record.name, name) else { throw disagreement(name, record.name) }
+        return CheckpointInfo(record, generation: value.generation)
+    }
+
+    private func disagreement(_ name: String, _ other: String) -> StoreError {
+        StoreError(
+            .corrupt, "the catalog's trees disagree: the name leads to checkpoint \(other)", remedy: "Run `ckstore verify`.",
+            medium: store.medium.name, checkpoint: name)
     }
 
     /// The checkpoint with that id. O(log n).

@@ -94,9 +94,14 @@ final class SpanMap: Sendable {
 
 extension CheckpointStore {
     /// Reads the leaf at `pointer`, and its base when it is a patch leaf. Checks that they belong to `span` of the
-    /// region with `key`.
-    func readSpan(_ pointer: BlockPointer, key: RegionKey, span: SpanIndex) throws(StoreError) -> SpanMap {
-        try spanMap(at: pointer, bytes: try readBlock(pointer), key: key, span: span)
+    /// region, and list no page behind its end.
+    func readSpan(_ pointer: BlockPointer, of region: RegionRecord, span: SpanIndex) throws(StoreError) -> SpanMap {
+        let map = try spanMap(at: pointer, bytes: try readBlock(pointer), key: region.key, span: span)
+        let (first, end) = (span.firstPage.rawValue, region.pageCount.rawValue)
+        guard end < first + UInt64(pagesPerSpan) else { return map }
+        let isBehind = (Int(end > first ? end - first : 0)..<pagesPerSpan).contains { !map.isZero($0) || map.patched.contains($0) }
+        guard !isBehind else { throw misplaced(pointer, "it lists pages behind the region's end") }
+        return map
     }
 
     /// The same for a block whose verified bytes are at hand; its base may be one that `writer` still holds.
@@ -126,14 +131,18 @@ extension CheckpointStore {
         guard isRight else { throw FormatError(.misplaced, subject: "leaf", reason: "it belongs to another region or span") }
     }
 
-    /// Reads an inner node and checks that it is the one expected.
+    /// Reads an inner node and checks that it is the one expected, with no child behind the region's end.
     func readInner(
-        _ pointer: BlockPointer, key: RegionKey, firstPage: PageIndex, level: UInt8
+        _ pointer: BlockPointer, of region: RegionRecord, firstPage: PageIndex, level: UInt8
     ) throws(StoreError) -> InnerNode {
         guard pointer.kind == .inner else { throw misplaced(pointer, "an inner node of level \(level) should be here") }
         let node = try decodeBlock(pointer) { bytes throws(FormatError) in try InnerNode.decode(bytes) }
-        guard node.regionKey == key, node.firstPage == firstPage, node.level == level else {
+        guard node.regionKey == region.key, node.firstPage == firstPage, node.level == level else {
             throw misplaced(pointer, "it belongs to another region or range")
+        }
+        let last = UInt64(node.children.lastIndex { $0 != nil } ?? 0)
+        guard firstPage.rawValue + last * PageTree.pagesPerChild(level: level).rawValue < region.pageCount.rawValue else {
+            throw misplaced(pointer, "it has children behind the region's end")
         }
         return node
     }

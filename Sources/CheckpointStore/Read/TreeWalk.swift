@@ -11,7 +11,10 @@ struct TreeWalk {
     let store: CheckpointStore
     /// How often each block was reached, by its place.
     private var visits: [UInt64: UInt8] = [:]
-    /// Called with each block, how many of its pages the leaf lists (runs only), and whether it is its second visit.
+    /// Which places of each run leaves list.
+    private var places: [UInt64: UInt16] = [:]
+    /// Called with each block, how many of its pages no leaf before has listed (runs only), and whether it is its second
+    /// visit. When sharing is not reported, it is called again for a run of which another leaf lists more pages.
     private let visit: (BlockPointer, _ listedPages: Int, _ isShared: Bool) -> Void
     /// 1: stop at blocks that were reached before; 2: report sharing.
     private let limit: UInt8
@@ -46,6 +49,14 @@ struct TreeWalk {
         return true
     }
 
+    private mutating func reachRun(_ pointer: BlockPointer, _ listed: UInt16, _ seen: inout Set<UInt64>) {
+        let key = pointer.segment.rawValue << 32 | UInt64(pointer.offset.rawValue)
+        let known = places[key] ?? 0
+        places[key] = known | listed
+        let added = (listed & ~known).nonzeroBitCount
+        if !reach(pointer, pages: added, &seen), limit == 1, added > 0 { visit(pointer, added, false) }
+    }
+
     private mutating func walk(
         _ pointer: BlockPointer, _ region: RegionRecord, level: UInt8, span: SpanIndex, _ seen: inout Set<UInt64>
     ) throws(StoreError) {
@@ -54,7 +65,7 @@ struct TreeWalk {
             try walkLeaf(pointer, region, span, &seen)
             return
         }
-        let node = try store.readInner(pointer, key: region.key, firstPage: span.firstPage, level: level)
+        let node = try store.readInner(pointer, of: region, firstPage: span.firstPage, level: level)
         for (index, child) in node.children.enumerated() {
             guard let child else { continue }
             let start = SpanIndex(span.rawValue + UInt64(index) * PageTable.spansPerChild(level: level))
@@ -65,13 +76,15 @@ struct TreeWalk {
     private mutating func walkLeaf(
         _ pointer: BlockPointer, _ region: RegionRecord, _ span: SpanIndex, _ seen: inout Set<UInt64>
     ) throws(StoreError) {
-        let map = try store.readSpan(pointer, key: region.key, span: span)
+        let map = try store.readSpan(pointer, of: region, span: span)
         if pointer.kind == .patchLeaf, let base = map.base, !store.has(.forgetsPatchBases) {
             // The base keeps its own runs alive, changed pages included: descendants may read them through it.
             if reach(base, pages: 0, &seen) { try walkLeaf(base, region, span, &seen) }
         }
-        var pagesOf: [Int: Int] = [:]
-        for run in map.runOf where run != SpanMap.zeroPage { pagesOf[Int(run), default: 0] += 1 }
-        for (run, pages) in pagesOf.sorted(by: { $0.key < $1.key }) { _ = reach(map.runs[run], pages: pages, &seen) }
+        var placesOf: [Int: UInt16] = [:]
+        for page in 0..<pagesPerSpan where !map.isZero(page) {
+            placesOf[Int(map.runOf[page]), default: 0] |= 1 << UInt16(map.offsetOf[page])
+        }
+        for (run, listed) in placesOf.sorted(by: { $0.key < $1.key }) { reachRun(map.runs[run], listed, &seen) }
     }
 }

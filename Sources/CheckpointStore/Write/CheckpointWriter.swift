@@ -253,15 +253,14 @@ public final class CheckpointWriter: Sendable {
         let storedBytes = regions.reduce(0) { $0 + $1.progress.withLock(\.storedBytes) }
         let record = CheckpointRecord(
             id: id, parent: parent?.id, createdNanoseconds: createdNanoseconds, baseGeneration: base.generation, name: name,
-            labels: try checkedLabels(labels), newPages: records.reduce(.zero) { $0 + $1.newPages },
+            labels: labels.sorted { Names.precedes($0.key, $1.key) }, newPages: records.reduce(.zero) { $0 + $1.newPages },
             storedBytes: ByteCount(storedBytes), groupID: groupID, regions: records)
-        let bytes = record.encoded()
-        guard bytes.count <= CheckpointRecord.maximumLength else {
+        do { try record.check() } catch {
             throw StoreError(
-                .invalidInput, "its names and labels take \(bytes.count) bytes; a record has \(CheckpointRecord.maximumLength)",
-                remedy: "Use fewer or shorter labels and regions.", medium: store.medium.name, checkpoint: name)
+                .invalidInput, "\(error)", remedy: "Use fewer or shorter labels and regions.", medium: store.medium.name,
+                checkpoint: name)
         }
-        let pointer = try appendIndex(bytes)
+        let pointer = try appendIndex(record.encoded())
         var uses = try index.withLock { appender throws(StoreError) in try appender.finish(record: pointer, name: name) }
         let lanes = state.withLock { $0.idleLanes }
         for lane in lanes { uses += try lane.data.finish(record: pointer, name: name) }
@@ -269,19 +268,6 @@ public final class CheckpointWriter: Sendable {
         return Prepared(
             record: record, pointer: pointer, uses: uses,
             writtenBytes: uses.reduce(0) { $0 + $1.committedLength - $1.firstOffset })
-    }
-
-    private func checkedLabels(_ labels: [Label]) throws(StoreError) -> [Label] {
-        guard labels.count <= Int(UInt16.max) else {
-            throw StoreError(.invalidInput, "\(labels.count) labels are too many", checkpoint: name)
-        }
-        for label in labels
-        where label.key.utf8.isEmpty || label.key.utf8.count > 255 || label.value.utf8.count > CheckpointRecord.maximumLength {
-            throw StoreError(
-                .invalidInput, "the label \(label.key.prefix(40)) is too long or has no key", remedy: "Keys have 1 to 255 bytes.",
-                checkpoint: name)
-        }
-        return labels.sorted { Names.precedes($0.key, $1.key) }
     }
 
     /// Everything is durable: the claims can go.

@@ -18,7 +18,7 @@ struct ParentTree {
         guard level <= region.depth, var pointer = region.root else { return nil }
         for upper in stride(from: region.depth, to: level, by: -1) {
             let node = try store.readInner(
-                pointer, key: region.key, firstPage: PageTable.firstPage(of: span, level: upper), level: upper)
+                pointer, of: region, firstPage: PageTable.firstPage(of: span, level: upper), level: upper)
             guard let child = node.children[PageTable.childIndex(span, level: upper)] else { return nil }
             pointer = child
         }

@@ -38,9 +38,9 @@ struct RegionFinisher {
         if spans.isEmpty, !mustRebuild(level: level, first: first) { return inherited }
         if level == 0 { return leaves[first] ?? inherited }
         var children = [BlockPointer?](repeating: nil, count: PageTree.fanout)
-        if let inherited {
+        if let inherited, let parent = region.parent {
             children = try writer.store.readInner(
-                inherited, key: region.key, firstPage: first.firstPage, level: level).children
+                inherited, of: parent, firstPage: first.firstPage, level: level).children
         }
         let before = children
         var rest = spans

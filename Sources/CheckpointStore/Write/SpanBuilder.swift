@@ -230,7 +230,9 @@ struct SpanBuilder {
     private func storeLeaf(_ map: SpanMap, span: SpanIndex) throws(StoreError) -> BlockPointer? {
         guard map.storedPages > 0 else { return nil }
         let birth = BlockBirth(writer.id)
-        if let base = map.base, map.patched.count <= SpanBuilder.maximumPatch {
+        // Neither a patch leaf nor its base may list pages behind the region's end: one that was made shorter gets a full leaf.
+        let isShortened = !map.patched.subtracting(PageSet(0..<limit)).isEmpty
+        if let base = map.base, map.patched.count <= SpanBuilder.maximumPatch, !isShortened {
             return try writer.appendIndex(patch(map, base, span).encoded(birth: birth))
         }
         return try writer.appendIndex(leaf(map, span).encoded(birth: birth))
