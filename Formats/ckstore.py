@@ -134,6 +134,9 @@ def parse_pointer(data: bytes, at: int, kinds: tuple, nullable: bool, what: str)
         raise Unsupported(f"{what}: encrypted with key {pointer.key_id}")
     if pointer.codec > (1 if pointer.kind == 1 else 0):
         raise Corrupt(f"{what}: pointer with codec {pointer.codec}")
+    kind = KINDS[pointer.kind]
+    if pointer.offset % 64 or pointer.offset < SEGMENT_HEADER_LENGTH or not kind.least <= pointer.length <= kind.most:
+        raise Corrupt(f"{what}: pointer with offset {pointer.offset}, length {pointer.length}")
     return pointer
 
 
@@ -428,11 +431,8 @@ class Store:
         """2.3, "To read the block of a pointer", up to the fields that name the place in the tree."""
         slot, kind = self.slot, KINDS[pointer.kind]
         where = f"{what}: {pointer}"
-        if pointer.segment >= slot.segment_count or pointer.offset % 64 \
-                or pointer.offset < SEGMENT_HEADER_LENGTH or pointer.offset + pointer.length > slot.segment_size:
+        if pointer.segment >= slot.segment_count or pointer.offset + pointer.length > slot.segment_size:
             raise Corrupt(f"{where} of {pointer.length} bytes: pointer out of range")
-        if not kind.least <= pointer.length <= kind.most:
-            raise Corrupt(f"{where}: length {pointer.length} is out of range")
         raw = self.medium.read(self.position(pointer.segment, pointer.offset), pointer.length)
         checksum, magic, length, birth = HEADER.unpack_from(raw)
         if h128(raw[16:]) != checksum:
