@@ -6,7 +6,7 @@ import Media
 import Units
 
 struct GoldenCase: Codable {
-    struct Patch: Codable {
+    struct Patch: Codable, Equatable {
         var offset: UInt64
         var hex: String
     }
@@ -40,7 +40,7 @@ struct GoldenCase: Codable {
         var damages: [DamagedPlace]?
     }
 
-    struct Contents: Codable {
+    struct Contents: Codable, Equatable {
         var checkpoint: String
         var region: String
         var pagesSha256: String
@@ -75,6 +75,8 @@ struct GoldenCase: Codable {
     var resealed: Bool?
     var patches: [Patch]
     var expect: Expectation
+
+    enum CodingKeys: CodingKey { case about, base, mediumBytes, resealed, patches, expect }
 }
 
 extension GoldenCase {

@@ -23,6 +23,10 @@ struct Listing: Codable, Equatable {
         var group: String?
         var labels: [String: String]
         var regions: [Region]
+
+        enum CodingKeys: CodingKey {
+            case id, name, parent, createdNanoseconds, newPages, storedBytes, group, labels, regions
+        }
     }
 
     var generation: UInt64

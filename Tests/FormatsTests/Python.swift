@@ -19,18 +19,18 @@ enum Python {
     /// The directory with FORMAT.md and the reader.
     static let formats = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
         .deletingLastPathComponent().appending(path: "Formats")
-    /// The system's Python, for which Debian packages the two libraries.
+    /// The system's Python, for which Debian packages the libraries.
     private static let interpreter = "/usr/bin/python3"
 
     /// Throws what to install when the reader can't run.
     static func requireLibraries() throws {
         guard FileManager.default.isExecutableFile(atPath: interpreter) else {
-            throw Mismatch("\(interpreter) is missing: install the Debian packages python3, python3-lz4 and python3-xxhash")
+            throw Mismatch("\(interpreter) is missing: install the Debian packages python3, python3-lz4, python3-xxhash and python3-yaml")
         }
-        let result = try start(["-c", "import lz4.block, xxhash"])
+        let result = try start(["-c", "import lz4.block, xxhash, yaml"])
         guard result.exitCode == 0 else {
             throw Mismatch(
-                "Python lacks a library: install the Debian packages python3-lz4 and python3-xxhash\n\(result.errors)")
+                "Python lacks a library: install the Debian packages python3-lz4, python3-xxhash and python3-yaml\n\(result.errors)")
         }
     }
 

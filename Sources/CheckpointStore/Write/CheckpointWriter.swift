@@ -243,7 +243,9 @@ public final class CheckpointWriter: Sendable {
         try checkOpen()
         let (regions, gatherers, labels) = state.withLock { state in
             state.phase = .ending
-            return (Array(state.regions.values), Array(state.gatherers.values), Array(state.labels.values))
+            // In a fixed order, so that the same calls write the same bytes.
+            let gatherers = state.gatherers.sorted { $0.key < $1.key }.map(\.value)
+            return (Array(state.regions.values), gatherers, Array(state.labels.values))
         }
         for gatherer in gatherers { try gatherer.finish() }
         var records: [RegionRecord] = []

@@ -60,10 +60,10 @@ final class PageGatherer: Sendable {
 
     /// Saves everything that is still held.
     func finish() throws(StoreError) {
-        while let (span, pending) = state.withLock({ state in
-            state.spans.popFirst().map { ($0.key, Handed($0.value)) }
-        }) {
-            try save(span, pending.value)
+        // In their order, so that the same calls write the same bytes.
+        while let span = state.withLock({ $0.spans.keys.min() }) {
+            let pending = state.withLock { $0.spans.removeValue(forKey: span).map(Handed.init) }
+            if let pending { try save(span, pending.value) }
         }
     }
 
