@@ -28,7 +28,7 @@ let package = Package(
     targets: [
         // The C boundary: shims of ours, and the system libraries.
         .target(name: "CLinux", cSettings: shim),
-        .target(name: "CPageCodec", cSettings: shim),
+        .target(name: "CPageCodec", dependencies: ["CXXHash"], cSettings: shim),
         .systemLibrary(name: "CPMem", pkgConfig: "libpmem", providers: [.apt(["libpmem-dev"])]),
         .systemLibrary(name: "CLZ4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
         .systemLibrary(name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),

@@ -160,6 +160,10 @@ int ck_guarded_load(void *to, const void *mapped, size_t count, struct ck_fault 
     return guarded_unblocked(to, mapped, (uintptr_t)mapped, count, load_routine, 0, fault);
 }
 
+int ck_guarded_scan(void *result, const void *mapped, size_t count, ck_copy_routine routine, struct ck_fault *fault) {
+    return guarded_unblocked(result, mapped, (uintptr_t)mapped, count, routine, 0, fault);
+}
+
 int ck_guarded_store(void *mapped, const void *from, size_t count, ck_copy_routine routine, unsigned flags,
                      struct ck_fault *fault) {
     int result = guarded_unblocked(mapped, from, (uintptr_t)mapped, count, routine, flags, fault);

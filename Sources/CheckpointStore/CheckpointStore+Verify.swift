@@ -348,13 +348,18 @@ final class Verifier: Sendable {
             return
         }
         guard !isKnown else { return }
-        let bytes = unsafe try store.readBlock(pointer, into: buffer.bytes)
+        let place = try store.checkSum(pointer)
+        // Its bytes are those that the pointer was made for; are they also what the leaf takes them for?
+        let length = min(Int(pointer.storedLength), PageRunHeader.payloadOffset(pageCount: pagesPerRun))
+        let head = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[0..<length])
+        try onMedium { () throws(MediumError) in unsafe try store.medium.read(at: place, into: head) }
         do {
             try listed.forEach { (page) throws(FormatError) in
-                _ = try PageRunHeader.check(
-                    unsafe bytes.bytes, regionKey: region.key, span: span, page: UInt16(page), at: Int(map.offsetOf[page]))
+                try PageRunHeader.checkListed(
+                    unsafe UnsafeRawBufferPointer(head).bytes, regionKey: region.key, span: span, page: UInt16(page),
+                    at: Int(map.offsetOf[page]))
             }
-        } catch { throw store.medium.corrupt(error, at: try store.placeOf(pointer)) }
+        } catch { throw store.medium.corrupt(error, at: place) }
     }
 
     private func checkHashes(_ map: SpanMap, _ listed: PageSet, _ pages: AlignedBuffer) throws(StoreError) {

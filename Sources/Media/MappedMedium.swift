@@ -23,6 +23,17 @@ extension MappedMedium {
         try unsafe storage.read(at: offset, into: buffer)
     }
 
+    public func scan(
+        at offset: MediumOffset, _ length: ByteCount, into result: UnsafeMutableRawPointer, _ routine: MediumScan
+    ) throws(MediumError) {
+        if unsafe storage.scan(at: offset, length.int, into: result, routine) { return }
+        // Behind the known end, or a fault: the copying way finds out what is wrong, if anything is.
+        let copy = UnsafeMutableRawBufferPointer.allocate(byteCount: length.int, alignment: 64)
+        defer { unsafe copy.deallocate() }
+        try unsafe storage.read(at: offset, into: copy)
+        _ = unsafe routine(result, UnsafeRawPointer(copy.baseAddress), copy.count, 0)
+    }
+
     /// Throws `.readOnly` on a handle for reading.
     func requireWritable(_ operation: String) throws(MediumError) {
         guard traits.isReadOnly else { return }

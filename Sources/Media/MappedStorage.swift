@@ -82,6 +82,16 @@ final class MappedStorage: Sendable {
         }
     }
 
+    /// Runs `routine` over a range of the mapping. False when the range is not mapped or faults; see `Medium.scan`.
+    func scan(
+        at offset: MediumOffset, _ length: Int, into result: UnsafeMutableRawPointer, _ routine: MediumScan
+    ) -> Bool {
+        let view = unsafe mapping.view
+        guard let base = unsafe view.base, unsafe Self.holds(view.length, offset, length) else { return false }
+        var fault = ck_fault()
+        return unsafe ck_guarded_scan(result, base + offset.int, length, routine, &fault) == 0
+    }
+
     /// The mapping has faulted: finds out why by reading in the ordinary way, which names the error.
     /// Where that succeeds the device has recovered, and what it read is as good as any read.
     private func readPlainly(at offset: MediumOffset, into buffer: UnsafeMutableRawBufferPointer) throws(MediumError) {

@@ -4,6 +4,7 @@
 //
 // Invariant: results are the same on every machine; only the speed differs.
 
+import CPageCodec
 public import CXXHash
 public import Units
 
@@ -16,6 +17,11 @@ public import Units
     #endif
     return Hash128(low: hash.low64, high: hash.high64)
 }
+
+/// `H128` as a C routine: leaves the hash in the 16 bytes at its first argument, the low half first. Made for scans of mappings
+/// that may fault: it may be abandoned in the middle.
+public let scanHash128: @convention(c) (UnsafeMutableRawPointer?, UnsafeRawPointer?, Int, UInt32) -> UnsafeMutableRawPointer? =
+    unsafe ckpagecodec_scan_hash128
 
 /// `H128` of a span of bytes.
 @inlinable public func hash128(_ bytes: RawSpan) -> Hash128 {

@@ -81,16 +81,29 @@ public struct PageRunHeader: Hashable, Sendable {
         _ bytes: RawSpan, regionKey: RegionKey, span: SpanIndex, page: UInt16, at position: Int
     ) throws(FormatError) -> (codec: RunCodec, pageCount: Int, payloadOffset: Int) {
         let fields = try checkFields(bytes)
+        try checkListed(bytes, regionKey: regionKey, span: span, page: page, at: position)
+        return fields
+    }
+
+    /// Checks that the first `payloadOffset` bytes of a run, whose checksum the caller has verified, are of `regionKey` and
+    /// `span` and list `page` at `position`.
+    ///
+    /// - Throws: `.truncated` when `bytes` end before the list does; `.misplaced`.
+    public static func checkListed(
+        _ bytes: RawSpan, regionKey: RegionKey, span: SpanIndex, page: UInt16, at position: Int
+    ) throws(FormatError) {
+        guard bytes.byteCount >= fixedLength, bytes.byteCount >= payloadOffset(pageCount: Int(bytes.u8(48))) else {
+            throw FormatError(.truncated, subject: subject, reason: "\(bytes.byteCount) bytes end before its page list does")
+        }
         guard bytes.u64(32) == regionKey.rawValue, bytes.u64(40) == span.firstPage.rawValue else {
             throw FormatError(
                 .misplaced, subject: subject,
                 reason: "region \(RegionKey(bytes.u64(32))), page \(bytes.u64(40)); wanted \(regionKey), page \(span.firstPage)")
         }
-        guard position >= 0, position < fields.pageCount, bytes.u16(fixedLength + 2 * position) == page else {
+        guard position >= 0, position < Int(bytes.u8(48)), bytes.u16(fixedLength + 2 * position) == page else {
             throw FormatError(
                 .misplaced, subject: subject, reason: "page \(page) of the span is not at place \(position) of its list")
         }
-        return fields
     }
 
     private static let subject = "page run"

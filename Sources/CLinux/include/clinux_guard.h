@@ -24,6 +24,10 @@ int ck_guard_install(void);
  * described in `fault`; the destination is undefined then. A fault in the destination is not caught. */
 int ck_guarded_load(void *to, const void *mapped, size_t count, struct ck_fault *fault);
 
+/* Runs `routine(result, mapped, count, 0)`, which reads the mapping and leaves what it found in `result`. Returns 0, or
+ * -1 after a fault in the mapping; `result` is undefined then. The routine is abandoned at the fault: it must own nothing. */
+int ck_guarded_scan(void *result, const void *mapped, size_t count, ck_copy_routine routine, struct ck_fault *fault);
+
 /* Copies `count` bytes into a mapping by `routine` and orders the stores before everything that
  * follows. Returns 0, or -1 after a fault in the destination; a fault in the source is not caught. */
 int ck_guarded_store(void *mapped, const void *from, size_t count, ck_copy_routine routine, unsigned flags,
