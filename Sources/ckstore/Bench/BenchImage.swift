@@ -9,7 +9,7 @@ import PageCodec
 import Units
 
 /// A region's content in memory, with a copy in a memory file.
-struct BenchImage {
+struct BenchImage: Sendable {
     var memory: BenchMemory
     /// Where it comes from, for the report.
     var source: String

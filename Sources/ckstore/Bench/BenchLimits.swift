@@ -8,7 +8,7 @@ import PageCodec
 import Units
 
 /// Measures the limits of one machine, medium and image. One method call is one round; each returns seconds.
-struct BenchLimits {
+struct BenchLimits: Sendable {
     let image: BenchImage
     let units: BenchUnits
     let target: BenchMemory
@@ -150,6 +150,21 @@ struct BenchLimits {
                 }
             }
             try medium.flush()
+        }
+    }
+
+    /// Compute and medium write at once, as a save does both: shows what the one costs the other.
+    func computeAndMediumWrite(_ medium: any Medium, at place: MediumOffset) throws -> Double {
+        let limits = self
+        try medium.reserve(at: place, ByteCount(units.packedSpan))
+        return try seconds {
+            try inBenchThreads(2) { number in
+                if number == 0 {
+                    _ = try limits.compute()
+                } else {
+                    _ = try limits.mediumWrite(medium, at: place, threads: limits.threads)
+                }
+            }
         }
     }
 

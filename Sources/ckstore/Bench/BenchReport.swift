@@ -111,6 +111,7 @@ struct BenchReporter {
             (.decompressOne, "LZ4 decompress, 64 KiB, 1 thread", nonZeroBytes, "non-zero input"),
             (.decompressAll, "LZ4 decompress, 64 KiB, \(all)", nonZeroBytes, "non-zero input"),
             (.compute, "compute (zero test + hash + LZ4, \(all))", imageBytes, "input"),
+            (.computeAndMediumWrite, "compute and medium write at once", imageBytes, "input"),
             (.decode, "decode (copy + XXH3 + LZ4, \(all))", imageBytes, "input"),
             (.firstTouch, "first touch of fresh memory, \(all)", imageBytes, "input"),
             (.mediumWrite, "medium write + flush (best with \(samples.mediumThreads) threads)", units.packedSpan, "compressed"),
@@ -148,6 +149,8 @@ struct BenchReporter {
         let full = binding([(.compute, "compute"), (.mediumWrite, "medium")])
         let hash = binding([(.hash, "hash")])
         add("full durable save, stable memory", .saveStable, limit: full, target: 0.9, to: &report)
+        let both = binding([(.computeAndMediumWrite, "compute and medium at once")])
+        add("  the same against both limits at once", .saveStable, limit: both, target: nil, to: &report)
         add("full durable save, memory copied first", .saveUnstable, limit: full, target: 0.9, to: &report)
         add("full durable save, file descriptor", .saveFile, limit: full, target: nil, to: &report)
         add("unchanged save, whole image given", .saveUnchanged, limit: hash, target: 0.6, to: &report)

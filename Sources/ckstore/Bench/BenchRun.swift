@@ -56,7 +56,7 @@ struct BenchSpace {
 /// Everything that is timed.
 enum BenchItem: String, CaseIterable {
     case memcpyOne, memcpyAll, zeroScan, hash, compressOne, compressAll, decompressOne, decompressAll
-    case compute, decode, firstTouch, hashStored, mediumWrite, mediumRead
+    case compute, computeAndMediumWrite, decode, firstTouch, hashStored, mediumWrite, mediumRead
     case saveStable, saveUnstable, saveFile, saveUnchanged, saveDirty, saveDirtyPages
     case restoreResident, restoreFresh, verify, open, openSparse, commitEmpty
 }
@@ -115,6 +115,8 @@ struct BenchRun {
         let before = samples.best(.mediumWrite)
         samples.add(.mediumWrite, try limits.mediumWrite(medium, at: place, threads: writers))
         if samples.best(.mediumWrite) != before { samples.mediumThreads = writers }
+        samples.add(
+            .computeAndMediumWrite, try limits.computeAndMediumWrite(medium, at: place + ByteCount(units.packedSpan)))
         // Once to have the medium's mapping in place, as a store that is in use has.
         _ = try limits.mediumRead(medium, at: place)
         samples.add(.mediumRead, try limits.mediumRead(medium, at: place))
