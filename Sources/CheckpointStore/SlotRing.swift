@@ -157,6 +157,10 @@ enum SlotRing {
         for position in 0..<Slot.ringLength {
             let range = position * Slot.encodedLength..<(position + 1) * Slot.encodedLength
             let slotBytes = Array(bytes[range])
+            if slotBytes.allSatisfy({ $0 == 0 }) {
+                ring.state.append(.zero)
+                continue
+            }
             do {
                 unsafe ring.slots.append(try Slot.decode(slotBytes.span.bytes, position: position, twin: twin))
                 ring.state.append(.valid)
@@ -167,7 +171,7 @@ enum SlotRing {
                     if ring.broken.map({ $0.generation < generation }) ?? true { ring.broken = (generation, failure) }
                     ring.state.append(.valid)
                 } else {
-                    ring.state.append(slotBytes.allSatisfy { $0 == 0 } ? .zero : .torn)
+                    ring.state.append(.torn)
                     ring.failure = judge(error, medium, at: place) ?? ring.failure
                 }
             }

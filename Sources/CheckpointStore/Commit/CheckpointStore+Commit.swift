@@ -28,6 +28,9 @@ extension CheckpointStore {
         }
     }
 
+    /// Brings the slots in order, as every commit does first, and commits nothing.
+    func prepareToCommit() throws(StoreError) { try underCommitLock { _ in } }
+
     private func adopt(_ slot: Slot) throws(StoreError) {
         state.withLock { state in
             state.newest = slot
@@ -48,21 +51,35 @@ extension CheckpointStore {
         }
     }
 
-    /// The state to build on: the newest, flushed, both twins whole, verified when it was poisoned.
+    /// The state to build on: the newest, flushed, both twins whole, nothing torn behind it, verified when it was poisoned.
     private func prepareBase() throws(StoreError) -> Slot {
-        let slot = try settledSlot()
-        let ring = try SlotRing.read(medium, generation: nil)
-        guard ring.slot.generation == slot.generation else {
-            throw StoreError(
-                .corrupt, "the newest superblock slot changed under the commit lock",
-                remedy: "Something writes to the medium that does not keep to the store's locks.", medium: medium.name)
-        }
+        let (slot, ring) = try agreedBase()
         for twin in ring.damagedTwins { try SlotRing.write(slot, twin: twin, to: medium) }
         if !ring.damagedTwins.isEmpty {
             do { try onMedium { () throws(MediumError) in try medium.flush() } } catch { throw fail(error) }
         }
+        try wipeRemains(behind: slot)
         if slot.kind == .poisoned, !has(.trustsPoisonedStores) { try requireSound(slot) }
         return slot
+    }
+
+    /// The newest slot as this handle has settled it and as it stands on the medium: a slot that this handle had settled may have
+    /// been poisoned since.
+    private func agreedBase() throws(StoreError) -> (Slot, RingState) {
+        for _ in 0..<3 {
+            let slot = try settledSlot()
+            let ring = try SlotRing.read(medium, generation: nil)
+            var found = ring.slot
+            found.twin = slot.twin
+            if found == slot { return (slot, ring) }
+            state.withLock { state in
+                state.newest = ring.slot
+                state.settled = Generation(UInt64(0))
+            }
+        }
+        throw StoreError(
+            .corrupt, "the newest superblock slot changes under the commit lock",
+            remedy: "Something writes to the medium that does not keep to the store's locks.", medium: medium.name)
     }
 
     /// After a failed flush nothing is taken for granted: every block is read before anything is built on it.

@@ -55,6 +55,16 @@ extension CheckpointStore {
     func claimSegment(
         _ segmentClass: SegmentClass, room: Int = 0, base: Slot? = nil, mayUseReserve: Bool = false
     ) throws(StoreError) -> SegmentClaim {
+        while true {
+            let claim = try claimOnce(segmentClass, room: room, base: base, mayUseReserve: mayUseReserve)
+            if base != nil { return claim }
+            if try confirm(claim) { return claim }
+        }
+    }
+
+    private func claimOnce(
+        _ segmentClass: SegmentClass, room: Int, base: Slot?, mayUseReserve: Bool
+    ) throws(StoreError) -> SegmentClaim {
         try checkUsable(forWriting: true)
         if segmentClass != .catalog, let claim = try claimPartlyFilled(segmentClass, room: room) { return claim }
         while true {
@@ -184,6 +194,8 @@ extension CheckpointStore {
             let entry = try table.entry(segment)
             guard !entry.isUsed, state.withLock({ !$0.claims.contains(segment) }) else { continue }
             if let obstacle = try obstacle(to: entry, slot) {
+                // A generation more would settle this one; readers may take for ever.
+                if case .obstacle(.freedTooRecently) = outcome { continue }
                 outcome = .obstacle(obstacle)
                 continue
             }

@@ -47,6 +47,8 @@ package struct EngineDefects: OptionSet, Sendable {
     package static let hashesTheSource = EngineDefects(rawValue: 1 << 16)
     /// A store whose last flush failed is written to without having been verified.
     package static let trustsPoisonedStores = EngineDefects(rawValue: 1 << 17)
+    /// The torn slot of a commit that was cut short stays where the next slot comes.
+    package static let leavesRemains = EngineDefects(rawValue: 1 << 18)
 }
 
 extension CheckpointStore {
