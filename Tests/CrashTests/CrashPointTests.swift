@@ -1,0 +1,131 @@
+// Power is cut at every write and flush of every workload of up to three operations.
+//
+// Invariant: a sequence is explored over its last operation only: its beginning is a sequence of its own.
+
+import CheckpointStore
+import FaultHarness
+import Foundation
+import Media
+import StoreTesting
+import Testing
+import Units
+
+/// Longer runs: `CKSTORE_LONG_TESTS=1` multiplies the number of random images, seeds, flips and rounds by 20.
+let programmeScale = ProcessInfo.processInfo.environment["CKSTORE_LONG_TESTS"] == "1" ? 20 : 1
+
+/// Explores the crashes of workloads over the real store.
+struct CrashProgramme: Sendable {
+    var name: String
+    var plan: CrashExplorer.Plan
+    var base = BaseStore.young
+    var environment: @Sendable (UInt64) -> StoreEnvironment = { testEnvironment(seed: $0) }
+    /// Makes the medium break its promises while the workload runs.
+    var defect: SeededDefect?
+    /// Of how many images one is crashed again while it recovers; nil: none.
+    var recoveryPeriod: UInt64?
+
+    /// Runs `sequence` and cuts power within its last operation.
+    func explore(_ sequence: [StoreOperation], seed: UInt64) throws -> CrashReport {
+        let device = base.device.fork()
+        let name = ([name] + sequence.map { "\($0)" }).joined(separator: "-")
+        let store = try CheckpointStore.open(FaultMedium(device), environment: environment(seed))
+        defer { store.close() }
+        var model = base.model
+        for operation in sequence.dropLast() {
+            let step = Step(operation, on: model)
+            try step.perform(on: store)
+            model = step.after
+        }
+        let step = Step(sequence[sequence.count - 1], on: model)
+        return try CrashExplorer(name, seed: seed, plan: plan).explore(device) { device in
+            defect?.install(on: device)
+            try step.perform(on: store)
+            device.mark("acknowledged")
+        } check: { image in
+            let check = StoreCheck(step: step, isAcknowledged: !image.marks.isEmpty, seed: image.fingerprint)
+            if let recoveryPeriod, image.fingerprint % recoveryPeriod == 0 {
+                try crashAgain(image.device.fork(), check, name: name, seed: seed)
+            }
+            try check.run(on: image.device)
+        }
+    }
+
+    /// Cuts power while the store is opened and saved into for the first time after a crash.
+    private func crashAgain(_ device: SimulatedDevice, _ check: StoreCheck, name: String, seed: UInt64) throws {
+        var plan = CrashExplorer.Plan()
+        plan.exhaustiveModes = [.none, .all, .prefix, .dropOne]
+        plan.randomImageCount = 20
+        let outcome = Guarded<Step?>(nil)
+        try CrashExplorer(name + "-again", seed: seed, plan: plan).explore(device) { device in
+            let store = try CheckpointStore.open(FaultMedium(device), environment: environment(~seed))
+            defer { store.close() }
+            let next = Step(.saveIncremental, on: try check.state(of: store))
+            outcome.with { $0 = next }
+            try next.perform(on: store)
+            device.mark("acknowledged")
+        } check: { image in
+            guard let step = outcome.with({ $0 }) else { throw Mismatch("nothing was recovered") }
+            try StoreCheck(step: step, isAcknowledged: !image.marks.isEmpty, seed: image.fingerprint).run(on: image.device)
+        }
+    }
+
+    /// Explores all of `sequences` on several threads. Returns how many images were checked.
+    func explore(_ sequences: [[StoreOperation]], workers: Int = 2) throws -> CrashReport {
+        keepFreedMemory()
+        let state = Guarded((next: 0, report: CrashReport(), failure: nil as (any Error)?))
+        PlainThreads.run(workers) { _ in
+            while let index = state.with({ state -> Int? in
+                guard state.failure == nil, state.next < sequences.count else { return nil }
+                defer { state.next += 1 }
+                return state.next
+            }) {
+                do {
+                    let report = try explore(sequences[index], seed: UInt64(index) + 1)
+                    state.with { $0.report.add(report) }
+                } catch { state.with { $0.failure = $0.failure ?? error } }
+            }
+        }
+        let (report, failure) = state.with { ($0.report, $0.failure) }
+        if let failure { throw failure }
+        return report
+    }
+}
+
+@Suite(.serialized) struct CrashPointTests {
+    private static func plan(random: Int) -> CrashExplorer.Plan {
+        var plan = CrashExplorer.Plan()
+        plan.randomImageCount = random * programmeScale
+        return plan
+    }
+
+    @Test func `every workload of up to three operations survives a power cut at any write or flush`() async throws {
+        let report = try await onPlainThread {
+            let programme = CrashProgramme(name: "young", plan: Self.plan(random: 250), recoveryPeriod: 600)
+            return try programme.explore((1...3).flatMap { sequences(of: $0) })
+        }
+        print("crash points of a young store: \(report)")
+        #expect(report.isReplay || report.imageCount > 50_000)
+    }
+
+    @Test func `workloads on a store that has gone round its slot ring survive a power cut`() async throws {
+        let report = try await onPlainThread {
+            let programme = CrashProgramme(
+                name: "old", plan: Self.plan(random: 330), base: .old, recoveryPeriod: 600)
+            return try programme.explore((1...2).flatMap { sequences(of: $0) })
+        }
+        print("crash points of an old store: \(report)")
+        #expect(report.isReplay || report.imageCount > 5_000)
+    }
+
+    @Test func `persistent memory may evict any line at any time`() async throws {
+        let report = try await onPlainThread {
+            var plan = CrashExplorer.Plan()
+            plan.exhaustiveModes = []
+            plan.randomModes = [.persistentMemory]
+            plan.randomImageCount = 40 * programmeScale
+            return try CrashProgramme(name: "pmem", plan: plan).explore((1...3).flatMap { sequences(of: $0) })
+        }
+        print("persistent memory: \(report)")
+        #expect(report.isReplay || report.imageCount > 8_000)
+    }
+}

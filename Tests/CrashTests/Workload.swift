@@ -1,0 +1,215 @@
+// The operations of the crash and fault programme, with the model that says what each must leave.
+//
+// Invariants:
+// - A step is planned before it is run: what the store holds before and after it is known to the byte,
+//   and depends on nothing but the steps before it.
+// - Base stores are made once and forked.
+
+import CheckpointStore
+import FaultHarness
+import Glibc
+import Media
+import StoreFormat
+import StoreTesting
+import Units
+
+/// What a workload is made of.
+enum StoreOperation: CaseIterable, Sendable {
+    case saveFull, saveIncremental, saveEmpty, delete, commitGroup, grow
+}
+
+/// What a store holds.
+struct StoreModel: Sendable {
+    var checkpoints: [String: ModelCheckpoint] = [:]
+    /// Names, oldest first.
+    var order: [String] = []
+    var serial = 0
+    var random: SeededGenerator
+
+    init(seed: UInt64) { random = SeededGenerator(seed: seed) }
+}
+
+/// One checkpoint to be saved.
+private struct Save: Sendable {
+    var name: String
+    var parent: String?
+    /// Regions that are written whole.
+    var whole: ModelCheckpoint = [:]
+    /// Pages of "ram" that are put over the parent's.
+    var pages: [Int: [UInt8]] = [:]
+    var ramLength = 0
+
+    func begin(on store: CheckpointStore) throws -> CheckpointWriter {
+        let writer = try store.begin(name, parent: parent, options: WriterOptions(parallelism: 1))
+        for (region, bytes) in whole.sorted(by: { $0.key < $1.key }) {
+            let kind: RegionKind = region == "ram" ? .memory : .state
+            try writer.addRegion(region, kind: kind, byteLength: ByteCount(bytes.count)).write(bytes, isStable: true)
+        }
+        if !pages.isEmpty {
+            let ram = try writer.addRegion("ram", kind: .memory, byteLength: ByteCount(ramLength))
+            for (page, bytes) in pages.sorted(by: { $0.key < $1.key }) { try ram.put(page: PageIndex(page), bytes) }
+        }
+        return writer
+    }
+}
+
+/// An operation on a store whose content is known.
+struct Step: Sendable {
+    let operation: StoreOperation
+    let before: StoreModel
+    private(set) var after: StoreModel
+    private var saves: [Save] = []
+    private var doomed: [String] = []
+
+    static let fullPages = 12
+    static let growth = ByteCount.kibibytes(512)
+
+    init(_ operation: StoreOperation, on model: StoreModel) {
+        self.operation = operation
+        before = model
+        after = model
+        switch operation {
+        case .saveFull: addFull()
+        case .saveIncremental: addIncremental()
+        case .saveEmpty: add(Save(name: "", parent: nil), [:])
+        case .delete: deleteOldest()
+        case .commitGroup:
+            addFull()
+            addIncremental(over: before.order.last)
+        case .grow: break
+        }
+    }
+
+    /// Does it. Returns when it is acknowledged.
+    func perform(on store: CheckpointStore) throws {
+        switch operation {
+        case .saveFull, .saveIncremental, .saveEmpty: try saves[0].begin(on: store).commit()
+        case .commitGroup: try store.commit(saves.map { try $0.begin(on: store) })
+        case .delete:
+            if let obstacle = try store.delete(doomed).obstacle { throw obstacle }
+        case .grow: try store.resize(to: store.medium.size + Step.growth)
+        }
+    }
+
+    private mutating func addFull() {
+        let ram = (0..<Step.fullPages).flatMap { _ in makePage(&after.random) }
+        let state = Array(makePage(&after.random)[..<1000])
+        let regions = ["ram": ram, "state": state]
+        add(Save(name: "", parent: nil, whole: regions), regions)
+    }
+
+    private mutating func addIncremental(over parent: String? = nil) {
+        guard let parent = parent ?? after.order.last(where: { after.checkpoints[$0]?["ram"] != nil }),
+            var ram = after.checkpoints[parent]?["ram"]
+        else { return addFull() }
+        var save = Save(name: "", parent: parent, ramLength: ram.count)
+        for page in [1, 7, ram.count / pageSize - 1] {
+            let bytes = makePage(&after.random)
+            save.pages[page] = bytes
+            ram.replaceSubrange(page * pageSize..<(page + 1) * pageSize, with: bytes)
+        }
+        add(save, ["ram": ram])
+    }
+
+    private mutating func add(_ save: Save, _ regions: ModelCheckpoint) {
+        after.serial += 1
+        var save = save
+        save.name = "c\(after.serial)"
+        saves.append(save)
+        after.checkpoints[save.name] = regions
+        after.order.append(save.name)
+    }
+
+    private mutating func deleteOldest() {
+        doomed = Array(after.order.prefix(1))
+        for name in doomed { after.checkpoints[name] = nil }
+        after.order.removeAll { doomed.contains($0) }
+    }
+}
+
+/// A store to start from.
+struct BaseStore: Sendable {
+    let device: SimulatedDevice
+    let model: StoreModel
+
+    /// A few generations old: most of the slot ring was never written.
+    static let young = make(seed: 1, rounds: 0)
+    /// Twice around the slot ring, with segments that were freed and used again.
+    static let old = make(seed: 2, rounds: 9)
+
+    private static func make(seed: UInt64, rounds: Int) -> BaseStore {
+        do { return try made(seed: seed, rounds: rounds) } catch { preconditionFailure("no base store: \(error)") }
+    }
+
+    private static func made(seed: UInt64, rounds: Int) throws -> BaseStore {
+        let device = SimulatedDevice(size: .mebibytes(4))
+        let store = try CheckpointStore.create(
+            on: FaultMedium(device), options: CreateOptions(segmentSize: .kibibytes(128)),
+            environment: testEnvironment(seed: seed))
+        var model = StoreModel(seed: seed)
+        func run(_ operation: StoreOperation) throws {
+            let step = Step(operation, on: model)
+            try step.perform(on: store)
+            model = step.after
+        }
+        for operation in [.saveFull, .saveFull, .saveIncremental] as [StoreOperation] { try run(operation) }
+        for _ in 0..<rounds {
+            try run(.saveFull)
+            try run(.delete)
+            try run(.saveIncremental)
+            try run(.delete)
+        }
+        try store.requireEqual(model.checkpoints)
+        store.close()
+        device.forgetLog()
+        return BaseStore(device: device, model: model)
+    }
+}
+
+/// All sequences of operations of a length.
+func sequences(of length: Int) -> [[StoreOperation]] {
+    guard length > 0 else { return [[]] }
+    return sequences(of: length - 1).flatMap { prefix in StoreOperation.allCases.map { prefix + [$0] } }
+}
+
+/// What must be true of any store after any crash or fault.
+struct StoreCheck: Sendable {
+    let step: Step
+    /// Whether `step` was acknowledged, so that what was before it may not come back.
+    var isAcknowledged: Bool
+    var seed: UInt64
+
+    /// Opens the store on `device` and checks all of it; then saves into it and checks again.
+    /// Returns the state that was found.
+    @discardableResult func run(on device: SimulatedDevice) throws -> StoreModel {
+        let environment = testEnvironment(seed: seed)
+        let store = try CheckpointStore.open(FaultMedium(device), environment: environment)
+        defer { store.close() }
+        let found = try state(of: store)
+        try store.requireEqual(found.checkpoints)
+        let next = Step(.saveIncremental, on: found)
+        try next.perform(on: store)
+        let again = try CheckpointStore.open(FaultMedium(device), environment: environment)
+        defer { again.close() }
+        try again.requireEqual(next.after.checkpoints)
+        return found
+    }
+
+    /// Which of the two allowed states the store is in, by its names; `grow` leaves them as they were.
+    func state(of store: CheckpointStore) throws -> StoreModel {
+        let names = Set(try store.snapshot().names())
+        if names == Set(step.after.order) { return step.after }
+        guard names == Set(step.before.order) else {
+            throw Mismatch("checkpoints \(names.sorted()), neither \(step.before.order) nor \(step.after.order)")
+        }
+        if isAcknowledged { throw Mismatch("\(step.operation) was acknowledged and is gone") }
+        return step.before
+    }
+}
+
+/// Lets the allocator keep what is freed: stores are opened and closed thousands of times a second here, and half
+/// of that time would go into giving their buffers back to the system and faulting them in again.
+func keepFreedMemory() {
+    mallopt(M_MMAP_THRESHOLD, 256 << 20)
+    mallopt(M_TRIM_THRESHOLD, 1 << 30)
+}
