@@ -10,7 +10,8 @@ public struct DeleteResult: Sendable {
     public var deleted: [String]
     /// Segments that became free.
     public var freedSegments: Int
-    /// Set when nothing was freed because part of what remains can't be read: what is still needed is unknown then.
+    /// Set when the checkpoints are gone but their space is not free yet: part of what remains can't be read, so that what is still
+    /// needed is unknown, or the freed space could not be given back.
     public var obstacle: StoreError?
 }
 
@@ -42,14 +43,17 @@ extension CheckpointStore {
                 claims = try sweep(transaction, live: live)
                 result.freedSegments = claims.count
             } catch {
-                guard error.code == .corrupt else { throw error }
+                guard [.corrupt, .truncated, .ioFailed].contains(error.code) else { throw error }
                 result.obstacle = error
             }
             return transaction.generation
         }
         // One more generation makes this one old enough for its freed segments to be used again.
-        try advanceGeneration(beyond: generation)
-        try discard(claims)
+        // The deletion is durable: what goes wrong from here on only delays the use of the space.
+        do throws(StoreError) {
+            try advanceGeneration(beyond: generation)
+            try discard(claims)
+        } catch { result.obstacle = result.obstacle ?? error }
         return result
     }
 
@@ -123,6 +127,7 @@ extension CheckpointStore {
             let entry = try table.entry(segment)
             guard !entry.isUsed, try obstacle(to: entry, slot) == nil else { continue }
             let offset = slot.geometry.offset(of: segment)
+            state.withLock { $0.reserved = 0..<0 }
             try onMedium { () throws(MediumError) in
                 try medium.discard(at: offset, ByteCount(UInt64(slot.geometry.segmentSize)))
             }

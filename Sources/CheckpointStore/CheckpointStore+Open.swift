@@ -36,6 +36,7 @@ extension CheckpointStore {
             medium: medium, slot: ring.slot,
             isReadOnly: medium.traits.isReadOnly || generation != nil || Feature.requiresReadOnly(ring.slot),
             pinnedGeneration: generation, environment: environment)
+        if let generation { try store.addRegistration(generation) }
         if generation == nil, !store.has(.overlooksLostSlots) { try store.checkNothingBehindCatalog(ring) }
         return store
     }

@@ -22,7 +22,9 @@ extension CheckpointStore {
             if try catalogID(of: name, in: base) != nil { throw Self.nameTaken(name, medium) }
             var parentRecord: CheckpointRecord?
             if let parent { parentRecord = try record(named: parent, in: base) }
-            return CheckpointWriter(store: self, name: name, base: base, parent: parentRecord, options: options)
+            let writer = CheckpointWriter(store: self, name: name, base: base, parent: parentRecord, options: options)
+            state.withLock { $0.writers[writer.id] = WeakWriter(writer) }
+            return writer
         } catch {
             unregister(base.generation)
             throw error
@@ -45,7 +47,7 @@ extension CheckpointStore {
     @discardableResult
     public func commit(_ writers: [CheckpointWriter]) throws(StoreError) -> [CheckpointInfo] {
         precondition(writers.allSatisfy { $0.store === self }, "all writers must be of this store")
-        defer { for writer in writers { writer.abort() } }
+        defer { for writer in writers { writer.endUncommitted() } }
         guard !writers.isEmpty else { return [] }
         let groupID = writers.count > 1 ? environment.newID().rawValue : 0
         var prepared: [CheckpointWriter.Prepared] = []

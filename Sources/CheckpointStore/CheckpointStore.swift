@@ -38,8 +38,12 @@ public final class CheckpointStore: Sendable {
         var freshClaims = 0
         /// Segments that were left partly filled, by class: tried first by small checkpoints.
         var partlyFilled: [SegmentClass: [SegmentIndex]] = [:]
+        /// Segments whose space on the medium has been reserved.
+        var reserved: Range<UInt64> = 0..<0
         /// Where the search for free segments goes on.
         var cursor: SegmentIndex?
+        /// Writers that have not ended: closing ends them.
+        var writers: [CheckpointID: WeakWriter] = [:]
         var failure: StoreError?
         var isClosed = false
     }
@@ -59,6 +63,8 @@ public final class CheckpointStore: Sendable {
     /// Ends the use of the store and closes its medium. Harmless when done twice. Snapshots, readers and writers of this handle
     /// must not be used afterwards; writers that have not committed leave nothing behind.
     public func close() {
+        // Their threads must have let go of the medium before it is closed.
+        for writer in state.withLock({ Array($0.writers.values) }) { writer.value?.abort() }
         let wasOpen = state.withLock { state in
             defer { state.isClosed = true }
             return !state.isClosed
@@ -90,6 +96,12 @@ public final class CheckpointStore: Sendable {
             remedy: "Check the device, reopen the store and run `ckstore verify`.", medium: medium.name, offset: error.offset)
         state.withLock { $0.failure = $0.failure ?? failure }
         return failure
+    }
+
+    /// A writer has ended.
+    func forget(_ writer: CheckpointWriter) {
+        let id = writer.id
+        state.withLock { $0.writers[id] = nil }
     }
 
     // MARK: generations
@@ -148,7 +160,8 @@ public final class CheckpointStore: Sendable {
         }
     }
 
-    private func addRegistration(_ generation: Generation) throws(StoreError) {
+    /// Keeps what `generation` names until `unregister` or `close`.
+    func addRegistration(_ generation: Generation) throws(StoreError) {
         try state.withLock { (state) throws(StoreError) in
             let users = state.registrations[generation] ?? 0
             if users == 0 {
@@ -169,6 +182,12 @@ public final class CheckpointStore: Sendable {
             if users == 1 { try? medium.locks.unlock(LockLayout.registration(generation)) }
         }
     }
+}
+
+/// A writer that its store knows without keeping it.
+struct WeakWriter {
+    weak var value: CheckpointWriter?
+    init(_ value: CheckpointWriter) { self.value = value }
 }
 
 /// Where a store gets what makes runs differ: random numbers and the time. Tests give their own, so that

@@ -229,14 +229,31 @@ extension CheckpointStore {
         var table = TableReader(store: self, slot: slot)
         let entry = try table.entry(segment)
         guard !entry.isUsed, try obstacle(to: entry, slot) == nil else { return nil }
-        let offset = slot.geometry.offset(of: segment)
-        try onMedium { () throws(MediumError) in
-            try medium.reserve(at: offset, ByteCount(UInt64(slot.geometry.segmentSize)))
-        }
+        try reserveSpace(for: segment, slot.geometry)
         state.withLock { $0.freshClaims += 1 }
         keep = true
         return SegmentClaim(segment: segment, start: 0, isFresh: true, baseGeneration: slot.generation)
     }
+
+    /// Reserves the medium's space for a segment, and for those behind it: one call for many segments is much cheaper. Should
+    /// another process discard one of these before it is claimed here, writing it may find the medium full: an error as well.
+    private func reserveSpace(for segment: SegmentIndex, _ geometry: Geometry) throws(StoreError) {
+        if state.withLock({ $0.reserved.contains(segment.rawValue) }) { return }
+        let size = UInt64(geometry.segmentSize)
+        let ahead = max(1, Self.reservedAheadBytes / size)
+        let end = min(segment.rawValue + ahead, UInt64(geometry.segmentCount))
+        let offset = geometry.offset(of: segment)
+        let many = ByteCount((end - segment.rawValue) * size)
+        do {
+            try medium.reserve(at: offset, many)
+            state.withLock { $0.reserved = segment.rawValue..<end }
+        } catch {
+            // Too much at once may still leave room for one.
+            try onMedium { () throws(MediumError) in try medium.reserve(at: offset, ByteCount(size)) }
+        }
+    }
+
+    private static let reservedAheadBytes: UInt64 = 16 << 20
 
     private func lockClaim(_ segment: SegmentIndex) throws(StoreError) -> Bool {
         try state.withLock { (state) throws(StoreError) in

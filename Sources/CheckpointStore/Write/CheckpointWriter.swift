@@ -39,6 +39,10 @@ public final class CheckpointWriter: Sendable {
         var gatherers: [RegionKey: PageGatherer] = [:]
         var isCancelled = false
         var phase = Phase.open
+        /// Calls that are putting pages right now; ending waits for them.
+        var activeCalls = 0
+        /// The first error of a put: something that the caller handed over may be missing, so nothing is committed any more.
+        var failure: StoreError?
     }
     enum Phase { case open, ending, ended }
 
@@ -127,16 +131,39 @@ public final class CheckpointWriter: Sendable {
         state.withLock { $0.labels[Array(key.utf8)] = Label(key: key, value: value) }
     }
 
-    /// Makes everything under way and the commit throw `.cancelled`. May be called from any thread.
+    /// Makes everything under way and the commit throw `.cancelled`, unless that has come to its last step. May be called
+    /// from any thread.
     public func cancel() { state.withLock { $0.isCancelled = true } }
 
     func checkOpen() throws(StoreError) {
-        let (phase, isCancelled) = state.withLock { ($0.phase, $0.isCancelled) }
-        if isCancelled {
-            throw StoreError(.cancelled, "the checkpoint was cancelled", medium: store.medium.name, checkpoint: name)
-        }
+        let (phase, failure) = state.withLock { ($0.phase, $0.failure) }
+        try checkNotCancelled()
         precondition(phase != .ended, "the checkpoint has been committed or aborted")
+        if let failure { throw failure }
         try store.checkUsable(forWriting: true)
+    }
+
+    private func checkNotCancelled() throws(StoreError) {
+        guard state.withLock({ $0.isCancelled }) else { return }
+        throw StoreError(.cancelled, "the checkpoint was cancelled", medium: store.medium.name, checkpoint: name)
+    }
+
+    /// Runs a call that puts pages. When it fails for another reason than its input, so does everything after it: pages
+    /// that had been taken over may be lost.
+    func putting(_ body: () throws(StoreError) -> Void) throws(StoreError) {
+        try checkOpen()
+        state.withLock { state in
+            precondition(state.phase == .open, "the checkpoint is being committed")
+            state.activeCalls += 1
+        }
+        defer {
+            state.withLock { $0.activeCalls -= 1 }
+            state.wake()
+        }
+        do throws(StoreError) { try body() } catch {
+            if error.code != .invalidInput { state.withLock { $0.failure = $0.failure ?? error } }
+            throw error
+        }
     }
 
     private func checkLength(_ region: String, _ kind: RegionKind, _ length: ByteCount?) throws(StoreError) {
@@ -219,14 +246,27 @@ public final class CheckpointWriter: Sendable {
         try store.commit([self])[0]
     }
 
-    /// Gives the checkpoint up; nothing of it remains. Harmless after a commit.
+    /// Gives the checkpoint up; nothing of it remains. Waits for calls that are putting pages. Harmless after a commit; during
+    /// one it does no more than `cancel`.
     public func abort() {
-        let isFirst = state.withLock { state in
-            defer { state.phase = .ended }
-            return state.phase != .ended
+        let isFirst = state.waitFor { state -> Bool? in
+            state.isCancelled = state.isCancelled || state.phase != .ended
+            guard state.phase == .open else { return false }
+            guard state.activeCalls == 0 else { return nil }
+            state.phase = .ended
+            return true
         }
-        guard isFirst else { return }
-        end()
+        if isFirst { end() }
+    }
+
+    /// Ends a writer whose commit did not come about.
+    func endUncommitted() {
+        abort()
+        let wasEnding = state.withLock { state in
+            defer { state.phase = .ended }
+            return state.phase == .ending
+        }
+        if wasEnding { end() }
     }
 
     /// What was written, complete and submitted to the medium but not yet visible.
@@ -240,16 +280,19 @@ public final class CheckpointWriter: Sendable {
 
     /// Finishes all regions, the record and the commit records.
     func prepare(groupID: UInt64) throws(StoreError) -> Prepared {
-        try checkOpen()
-        let (regions, gatherers, labels) = state.withLock { state in
+        let (regions, gatherers, labels) = state.waitFor { state -> ([RegionState], [PageGatherer], [Label])? in
+            precondition(state.phase == .open, "the checkpoint has been committed or aborted, or is just being so")
+            guard state.activeCalls == 0 else { return nil }
             state.phase = .ending
             // In a fixed order, so that the same calls write the same bytes.
             let gatherers = state.gatherers.sorted { $0.key < $1.key }.map(\.value)
             return (Array(state.regions.values), gatherers, Array(state.labels.values))
         }
+        try checkOpen()
         for gatherer in gatherers { try gatherer.finish() }
         var records: [RegionRecord] = []
         for region in regions.sorted(by: { Names.precedes($0.name, $1.name) }) {
+            try checkNotCancelled()
             records.append(try RegionFinisher(writer: self, region: region).finish())
         }
         let storedBytes = regions.reduce(0) { $0 + $1.progress.withLock(\.storedBytes) }
@@ -267,6 +310,7 @@ public final class CheckpointWriter: Sendable {
         let lanes = state.withLock { $0.idleLanes }
         for lane in lanes { uses += try lane.data.finish(record: pointer, name: name) }
         try queue.drain()
+        try checkNotCancelled()
         return Prepared(
             record: record, pointer: pointer, uses: uses,
             writtenBytes: uses.reduce(0) { $0 + $1.committedLength - $1.firstOffset })
@@ -292,5 +336,6 @@ public final class CheckpointWriter: Sendable {
         }
         store.release(claims)
         store.unregister(base.generation)
+        store.forget(self)
     }
 }

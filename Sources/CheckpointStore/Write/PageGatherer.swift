@@ -16,6 +16,8 @@ final class PageGatherer: Sendable {
     }
     private struct State {
         var spans: [SpanIndex: Pending] = [:]
+        /// Spans on their way to the store: later puts to them wait, so that the older page never comes after the newer.
+        var saving: Set<SpanIndex> = []
         var free: [AlignedBuffer] = []
         var clock: UInt64 = 0
     }
@@ -35,12 +37,12 @@ final class PageGatherer: Sendable {
     func put(_ page: PageIndex, _ bytes: UnsafeRawBufferPointer) throws(StoreError) {
         let span = SpanIndex(of: page)
         let number = Int((page - span.firstPage).rawValue)
-        let evicted: (SpanIndex, Handed<Pending>)? = state.withLock { state in
-            var evicted: (SpanIndex, Pending)?
+        let evicted = state.waitFor { state -> Eviction? in
+            guard !state.saving.contains(span) else { return nil }
+            var evicted: SpanIndex?
             if state.spans[span] == nil {
-                if state.spans.count >= Self.capacity, let oldest = state.spans.min(by: { $0.value.lastUse < $1.value.lastUse }) {
-                    state.spans[oldest.key] = nil
-                    evicted = (oldest.key, oldest.value)
+                if state.spans.count >= Self.capacity {
+                    evicted = state.spans.min { $0.value.lastUse < $1.value.lastUse }?.key
                 }
                 state.spans[span] = Pending(state.free.popLast() ?? AlignedBuffer(count: pagesPerSpan * pageSize))
             }
@@ -49,31 +51,48 @@ final class PageGatherer: Sendable {
             pending.lastUse = state.clock
             if let source = bytes.baseAddress { unsafe memcpy(pending.buffer.base + number * pageSize, source, pageSize) }
             pending.pages.insert(number)
-            if pending.pages.count == pagesPerSpan, evicted == nil {
-                state.spans[span] = nil
-                evicted = (span, pending)
-            }
-            return evicted.map { ($0.0, Handed($0.1)) }
+            if pending.pages.count == pagesPerSpan, evicted == nil { evicted = span }
+            return Eviction(evicted.flatMap { Self.take($0, &state) })
         }
-        if let (span, pending) = evicted { try save(span, pending.value) }
+        if let taken = evicted.taken { try save(taken.span, taken.pending) }
     }
 
-    /// Saves everything that is still held.
+    /// What a put takes out to be saved, if anything.
+    private struct Eviction {
+        let taken: (span: SpanIndex, pending: Pending)?
+        init(_ taken: (span: SpanIndex, pending: Pending)?) { self.taken = taken }
+    }
+
+    private static func take(_ span: SpanIndex, _ state: inout State) -> (span: SpanIndex, pending: Pending)? {
+        guard let pending = state.spans.removeValue(forKey: span) else { return nil }
+        state.saving.insert(span)
+        return (span, pending)
+    }
+
+    /// Saves everything that is still held, and waits for what other threads are saving.
     func finish() throws(StoreError) {
         // In their order, so that the same calls write the same bytes.
-        while let span = state.withLock({ $0.spans.keys.min() }) {
-            let pending = state.withLock { $0.spans.removeValue(forKey: span).map(Handed.init) }
-            if let pending { try save(span, pending.value) }
+        while let next = state.withLock({ state in state.spans.keys.min().flatMap { Handed(Self.take($0, &state)) } }),
+            let taken = next.value
+        {
+            try save(taken.span, taken.pending)
         }
+        state.waitFor { state in state.saving.isEmpty ? () : nil }
     }
 
     private func save(_ span: SpanIndex, _ pending: Pending) throws(StoreError) {
+        defer {
+            state.withLock { state in
+                state.saving.remove(span)
+                state.free.append(pending.buffer)
+            }
+            state.wake()
+        }
         try writer.withLane { lane throws(StoreError) in
             let input = unsafe SpanInput(
                 span: span, base: UnsafeRawPointer(pending.buffer.base), given: pending.pages, zeros: PageSet(), isStable: true)
             try writer.saveSpan(region, input, lane)
         }
-        state.withLock { $0.free.append(pending.buffer) }
         writer.options.progress?(PageCount(pending.pages.count))
     }
 }

@@ -105,7 +105,15 @@ final class FileSource: PageSource {
     private let first: PageIndex
     private let cursor: Lock<SpanCursor>
     private let place: Place
+    /// The extent found last: a hole from where the search started, then data. Looking for the end of an extent may cost as much as
+    /// the extent is long, so it is not done again for every span of it.
+    private let extent = Lock(Extent(start: 0, data: 0..<0))
     let usefulWorkers: Int
+
+    private struct Extent {
+        var start: Int64
+        var data: Range<Int64>
+    }
 
     init(
         _ descriptor: Int32, byteLength: ByteCount?, first: PageIndex, region: RegionState, checkpoint: String
@@ -144,16 +152,27 @@ final class FileSource: PageSource {
 
     /// The next piece of data in `range`; nil when the rest is a hole.
     private func nextData(_ range: Range<Int64>) throws(StoreError) -> Range<Int64>? {
-        let data = Int64(lseek(descriptor, Int(range.lowerBound), Seek.data))
+        var known = extent.withLock { $0 }
+        if range.lowerBound < known.start || range.lowerBound >= known.data.upperBound {
+            known = try findExtent(from: range.lowerBound)
+            let found = known
+            extent.withLock { $0 = found }
+        }
+        let data = known.data.clamped(to: range)
+        return data.isEmpty ? nil : data
+    }
+
+    private func findExtent(from start: Int64) throws(StoreError) -> Extent {
+        let data = Int64(lseek(descriptor, Int(start), Seek.data))
         if data < 0 {
-            if errno == ENXIO { return nil }
+            // Nothing but a hole up to the end.
+            if errno == ENXIO { return Extent(start: start, data: Int64.max..<Int64.max) }
             // No extents on this kind of file: all of it is data.
-            if errno == EINVAL || errno == ESPIPE || errno == EOPNOTSUPP { return range }
+            if errno == EINVAL || errno == ESPIPE || errno == EOPNOTSUPP { return Extent(start: start, data: start..<Int64.max) }
             throw place.failure("find the file's data")
         }
-        guard data < range.upperBound else { return nil }
         let hole = Int64(lseek(descriptor, Int(data), Seek.hole))
-        return data..<(hole < 0 ? range.upperBound : min(hole, range.upperBound))
+        return Extent(start: start, data: data..<(hole <= data ? Int64.max : hole))
     }
 
     /// Reads whole pages around `data`; what lies behind the end of the file's share is zero.

@@ -3,6 +3,7 @@
 // Invariant: a subtree in which nothing changed is the parent's, by pointer.
 
 import Glibc
+import PageCodec
 import StoreFormat
 import Units
 
@@ -78,27 +79,32 @@ struct RegionFinisher {
         return spanCount < PageTable.spanCount(parent.pageCount) && first.rawValue < spanCount && end > spanCount
     }
 
-    /// A region that ends earlier than its parent's gives up what lies behind its end, so that nothing of that comes
-    /// back should a descendant grow again.
+    /// What lies behind the region's end is given up, in its last page too, so that nothing of it comes back should a descendant
+    /// grow again.
     private func trimTail() throws(StoreError) {
         region.progress.withLock { $0.isGrowing = false }
         let length = region.byteLength
-        guard let parent = region.parent, length < parent.byteLength else { return }
-        try dropWholeSpans(from: spanCount, to: PageTable.spanCount(parent.pageCount))
+        let oldLength = region.parent?.byteLength ?? .zero
+        if let parent = region.parent, length < oldLength {
+            try dropWholeSpans(from: spanCount, to: PageTable.spanCount(parent.pageCount))
+        }
         guard length.rawValue > 0 else { return }
         let last = PageIndex(PageCount(covering: length).rawValue - 1)
         let span = SpanIndex(of: last)
-        let page = AlignedBuffer(count: pageSize)
         let used = Int(length.rawValue % UInt64(pageSize))
-        if used > 0 {
+        let page = AlignedBuffer(count: pageSize)
+        var hasTail = false
+        if used > 0, length < oldLength || region.progress.withLock({ $0.leaves[span] != nil }) {
             unsafe try readOwnPage(last, span: span, into: page.bytes)
+            hasTail = unsafe !isZero(UnsafeRawBufferPointer(rebasing: page.bytes[used...]))
             page.clear(used..<pageSize)
         }
+        guard length < oldLength || hasTail else { return }
         let number = Int((last - span.firstPage).rawValue)
         try writer.withLane { lane throws(StoreError) in
             let base = unsafe UnsafeRawPointer(page.base) - number * pageSize
             let input = unsafe SpanInput(
-                span: span, base: base, given: used > 0 ? PageSet(number..<number + 1) : PageSet(), zeros: PageSet(),
+                span: span, base: base, given: hasTail ? PageSet(number..<number + 1) : PageSet(), zeros: PageSet(),
                 isStable: true)
             try writer.saveSpan(region, input, lane)
         }

@@ -29,7 +29,7 @@ public struct RegionWriter: Sendable {
 
     /// Puts the content of an open file, by its extents: holes become zero pages.
     ///
-    /// Reads with `pread`, so the descriptor's position does not matter and stays. The file starts at page `first`
+    /// Reads with `pread`; the descriptor's position does not matter, but looking for extents moves it. The file starts at page `first`
     /// of the region. A file that ends within a page is padded with zeros.
     /// - Parameter byteLength: how much of the file; nil: all of it.
     public func write(
@@ -50,9 +50,8 @@ public struct RegionWriter: Sendable {
     /// one 2 MiB span that come close together are compressed together.
     public func put(page: PageIndex, _ bytes: UnsafeRawBufferPointer) throws(StoreError) {
         precondition(bytes.count == pageSize, "a page has 4096 bytes")
-        try writer.checkOpen()
         try SourceRange.check(region, writer.name, first: page, byteCount: ByteCount(pageSize), endsRegion: false)
-        try unsafe writer.gatherer(for: region).put(page, bytes)
+        try writer.putting { () throws(StoreError) in try unsafe writer.gatherer(for: region).put(page, bytes) }
     }
 
     /// Makes pages zero, whatever the parent has there. O(spans).
@@ -65,9 +64,14 @@ public struct RegionWriter: Sendable {
     }
 
     private func save(_ source: any PageSource) throws(StoreError) {
-        try writer.checkOpen()
-        // Pages put singly before this must not come after it.
-        try writer.saveGathered(region)
+        try writer.putting { () throws(StoreError) in
+            // Pages put singly before this must not come after it.
+            try writer.saveGathered(region)
+            try saveSpans(source)
+        }
+    }
+
+    private func saveSpans(_ source: any PageSource) throws(StoreError) {
         let done = Lock(PageCount.zero)
         let (writer, region) = (writer, region)
         try inParallel(workers: min(writer.options.parallelism, source.usefulWorkers)) { (_: Int) throws(StoreError) in

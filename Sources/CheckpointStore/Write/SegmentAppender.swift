@@ -148,13 +148,13 @@ final class SegmentAppender {
     private func openSegment(room: Int) throws(StoreError) {
         let claim = try store.claimSegment(segmentClass, room: room)
         claims.append(claim)
+        // Taken first: an open segment always has a buffer.
+        if buffer == nil { buffer = try queue.takeBuffer() }
         self.claim = claim
         live = 0
         written = claim.start
         position = claim.start
-        if buffer == nil { buffer = try queue.takeBuffer() }
-        if claim.isFresh {
-            guard let buffer else { preconditionFailure("a buffer was taken") }
+        if claim.isFresh, let buffer {
             unsafe buffer.bytes.copyBytes(from: header(claim))
             position = SegmentHeader.encodedLength
         }

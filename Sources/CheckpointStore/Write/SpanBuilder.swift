@@ -68,7 +68,9 @@ struct SpanBuilder {
         var outcome = SpanOutcome(leaf: parentLeaf)
         outcome.storedPagesBefore = parent?.storedPages ?? 0
         outcome.storedPages = outcome.storedPagesBefore
-        guard !changed.fresh.isEmpty || !changed.zeroed.isEmpty else { return outcome }
+        // A patch leaf may name pages behind the end of a region that was made shorter, if only as zeros.
+        let mustRewrite = !before.patched.subtracting(PageSet(0..<limit)).isEmpty
+        guard !changed.fresh.isEmpty || !changed.zeroed.isEmpty || mustRewrite else { return outcome }
         let runs = try storeRuns(input, &changed)
         outcome.newPages = changed.fresh.count
         outcome.storedBytes = runs.reduce(0) { $0 + Int($1.storedLength) }

@@ -28,18 +28,18 @@ final class WriteQueue: Sendable {
     private let bufferCount: Int
     private let bufferBytes: Int
     private let state = Lock(State())
+    private let isInline: Bool
     private let threads: Lock<[PlainThread]>
 
     init(medium: any Medium, threads threadCount: Int, buffers: Int, bufferBytes: Int) {
         self.medium = medium
         bufferCount = buffers
         self.bufferBytes = bufferBytes
+        isInline = threadCount == 0
         threads = Lock([])
         let started = (0..<threadCount).compactMap { _ in PlainThread { [self] in run() } }
         threads.withLock { $0 = started }
     }
-
-    private var isInline: Bool { threads.withLock { $0.isEmpty } }
 
     /// An empty buffer; waits for one where all are in use.
     func takeBuffer() throws(StoreError) -> AlignedBuffer {
@@ -61,19 +61,21 @@ final class WriteQueue: Sendable {
     /// Writes the first `count` bytes of `buffer` at `offset`, now or soon, and takes the buffer back.
     func submit(_ buffer: AlignedBuffer, count: Int, at offset: MediumOffset) throws(StoreError) {
         let job = Job(buffer: buffer, count: count, offset: offset)
-        if isInline {
-            defer { giveBack(buffer) }
-            try write(job)
-            return
-        }
         try state.withLock { (state) throws(StoreError) in
+            precondition(!state.isClosing, "the queue has been closed")
             if let failure = state.failure {
                 state.free.append(buffer)
                 throw failure
             }
-            state.jobs.append(job)
+            if !isInline { state.jobs.append(job) }
         }
-        state.wake()
+        guard isInline else { return state.wake() }
+        defer { giveBack(buffer) }
+        do throws(StoreError) { try write(job) } catch {
+            // What follows in the segment would be written as if this were there.
+            state.withLock { $0.failure = $0.failure ?? error }
+            throw error
+        }
     }
 
     /// Waits until everything submitted is written. Throws the first error that any write met.
