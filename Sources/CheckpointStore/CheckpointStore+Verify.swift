@@ -350,7 +350,8 @@ final class Verifier: Sendable {
         guard !isKnown else { return }
         let place = try store.checkSum(pointer)
         // Its bytes are those that the pointer was made for; are they also what the leaf takes them for?
-        let length = min(Int(pointer.storedLength), PageRunHeader.payloadOffset(pageCount: pagesPerRun))
+        // A few bytes more than the list: a read that ends in zero, as lists do, costs a look at the medium's size.
+        let length = min(Int(pointer.storedLength), PageRunHeader.payloadOffset(pageCount: pagesPerRun) + 8)
         let head = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[0..<length])
         try onMedium { () throws(MediumError) in unsafe try store.medium.read(at: place, into: head) }
         do {

@@ -3,15 +3,16 @@
 import Units
 
 /// A set of page numbers within one span, 0..<512.
-struct PageSet: Hashable, Sendable {
-    private var words = SIMD8<UInt64>(repeating: 0)
+struct PageSet: Equatable, Sendable {
+    /// Not a SIMD vector: single pages are put in and looked up far more often than whole sets are combined.
+    private var words = InlineArray<8, UInt64>(repeating: 0)
 
     init() {}
 
     /// The pages of `range`.
     init(_ range: Range<Int>) {
         precondition(range.lowerBound >= 0 && range.upperBound <= pagesPerSpan)
-        for word in 0..<8 {
+        for word in Self.words {
             let low = max(range.lowerBound - word * 64, 0)
             let high = min(range.upperBound - word * 64, 64)
             guard low < high else { continue }
@@ -21,26 +22,28 @@ struct PageSet: Hashable, Sendable {
     }
 
     static let all = PageSet(0..<pagesPerSpan)
-    var isEmpty: Bool { words == SIMD8(repeating: 0) }
-    var count: Int { (0..<8).reduce(0) { $0 + words[$1].nonzeroBitCount } }
+    static func == (a: PageSet, b: PageSet) -> Bool { words.allSatisfy { a.words[$0] == b.words[$0] } }
+    private static var words: Range<Int> { 0..<8 }
+    var isEmpty: Bool { Self.words.allSatisfy { words[$0] == 0 } }
+    var count: Int { Self.words.reduce(0) { $0 + words[$1].nonzeroBitCount } }
     @inline(__always) func contains(_ page: Int) -> Bool { words[page >> 6] >> UInt64(page & 63) & 1 == 1 }
     @inline(__always) mutating func insert(_ page: Int) { words[page >> 6] |= 1 << UInt64(page & 63) }
     @inline(__always) mutating func remove(_ page: Int) { words[page >> 6] &= ~(1 << UInt64(page & 63)) }
     func union(_ other: PageSet) -> PageSet {
         var result = self
-        result.words |= other.words
+        for word in Self.words { result.words[word] |= other.words[word] }
         return result
     }
     func subtracting(_ other: PageSet) -> PageSet {
         var result = self
-        result.words &= ~other.words
+        for word in Self.words { result.words[word] &= ~other.words[word] }
         return result
     }
 
     /// Calls `body` with each page, ascending.
     @inline(__always)
     func forEach<E: Error>(_ body: (Int) throws(E) -> Void) throws(E) {
-        for word in 0..<8 {
+        for word in Self.words {
             var bits = words[word]
             while bits != 0 {
                 try body(word * 64 + bits.trailingZeroBitCount)
