@@ -226,7 +226,8 @@ class Slot:
         unit, size = self.commit_unit, self.segment_size
         for ok, what in (
                 (self.kind in (1, 2), f"kind {self.kind}"),
-                (self.generation >= 1, "generation 0"),
+                (1 <= self.generation < 1 << 40, f"generation {self.generation}"),
+                (self.checkpoint_count < 1 << 63, f"checkpointCount {self.checkpoint_count}"),
                 (unit in (4096 << i for i in range(5)), f"commitUnit {unit}"),
                 (unit and size % unit == 0 and 128 << 10 <= size <= 1 << 30, f"segmentSize {size}"),
                 (self.segment_count >= 1, "segmentCount 0"),

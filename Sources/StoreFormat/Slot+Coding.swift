@@ -172,7 +172,9 @@ extension Slot {
     public func check() throws(FormatError) {
         let subject = Self.subject
         try geometry.check()
-        try StoreFormat.check(generation.rawValue >= 1, subject, "generation 0")
+        try StoreFormat.check(
+            generation.rawValue >= 1 && generation.rawValue < Self.generationLimit, subject, "generation \(generation)")
+        try StoreFormat.check(checkpointCount <= UInt64(Int64.max), subject, "\(checkpointCount) checkpoints")
         let base = baseGeneration.rawValue
         try StoreFormat.check(
             kind == .commit ? base == generation.rawValue : base >= 1 && base < generation.rawValue, subject,

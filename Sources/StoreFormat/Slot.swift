@@ -89,6 +89,8 @@ public struct Slot: Hashable, Sendable {
     public static let ringLength = 16
     /// The version of the format.
     public static let formatVersion: UInt32 = 1
+    /// Generations are below this: the locks of section 9 have no room for more.
+    public static let generationLimit: UInt64 = 1 << 40
     /// The most feature names of a slot.
     public static let maximumFeatureNames = 111
     /// `CKSTORE1`: the first 8 bytes of a slot, as a little-endian integer.

@@ -121,6 +121,11 @@ func code(_ body: () throws(FormatError) -> Void) -> FormatError.Code? {
         #expect(refusal { $0.geometry.segmentCount = 50 } == .badField)
         #expect(refusal { $0.catalogByName = nil } == .badField)
         #expect(refusal { $0.checkpointCount = 0 } == .badField)
+        #expect(refusal { $0.checkpointCount = 1 << 63 } == .badField)
+        // 11 modulo 16, as all slots here.
+        for (generation, expected) in [(Slot.generationLimit - 5, nil), (Slot.generationLimit + 11, FormatError.Code.badField)] {
+            #expect(refusal { ($0.generation, $0.baseGeneration) = (Generation(generation), Generation(generation)) } == expected)
+        }
         #expect(refusal { $0.segmentTable = $0.catalogByID } == .badField)
         #expect(refusal { $0.segmentTable = nil } == .badField)
         #expect(refusal { $0.usedSegments = 1001 } == .badField)

@@ -180,7 +180,7 @@ extension SeededRandom {
             return pointer
         }
         let kind = SlotKind.allCases[below(2)]
-        let generation = (next() >> UInt64(below(60))) | 2
+        let generation = (next() >> UInt64(24 + below(36))) | 2
         let isEmpty = below(4) == 0
         return Slot(
             kind: kind, twin: UInt8(below(2)), uuid: .random(), generation: Generation(generation),
@@ -188,7 +188,7 @@ extension SeededRandom {
             commitTimeNanoseconds: next(), catalogByID: isEmpty ? nil : within(.catalogNode, &self),
             catalogByName: isEmpty ? nil : within(.catalogNode, &self),
             segmentTable: within(geometry.tableDepth == 0 ? .tableLeaf : .tableInner, &self),
-            checkpointCount: isEmpty ? 0 : next() | 1, usedSegments: UInt32(next() % UInt64(geometry.segmentCount)),
+            checkpointCount: isEmpty ? 0 : next() >> 1 | 1, usedSegments: UInt32(next() % UInt64(geometry.segmentCount)),
             catalogSegment: isEmpty ? nil : SegmentIndex(next() % UInt64(geometry.segmentCount)),
             allocationHint: SegmentIndex(next() % UInt64(geometry.segmentCount)), reserveSegments: UInt32(next() >> 32),
             eraseUnit: ByteCount(next()), baseGeneration: Generation(kind == .commit ? generation : generation - 1),
