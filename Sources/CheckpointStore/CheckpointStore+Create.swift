@@ -57,10 +57,13 @@ extension CheckpointStore {
     ) throws(StoreError) -> Geometry {
         let unit = max(UInt64(pageSize), min(UInt64(medium.traits.directAlignment), 65536))
         let size = options.segmentSize.rawValue
-        guard size >= 128 << 10, size <= 1 << 30, size % unit == 0 else {
+        // Between the header and the unit that is kept for a commit record the largest block must fit.
+        let largest = UInt64(SegmentHeader.encodedLength + max(PageRunHeader.maximumLength, CheckpointRecord.maximumLength))
+        let least = max(128 << 10, 3 * unit, ByteCount(unit + largest).roundedUp(to: unit).rawValue)
+        guard size >= least, size <= 1 << 30, size % unit == 0 else {
             throw StoreError(
                 .invalidInput, "segments of \(size) bytes are not possible",
-                remedy: "Choose a multiple of \(unit) from 128 KiB to 1 GiB; 2 MiB is a good size.", medium: medium.name)
+                remedy: "Choose a multiple of \(unit) from \(least) to 1 GiB; 2 MiB is a good size.", medium: medium.name)
         }
         let apart = max(size, medium.traits.eraseUnit.rawValue, 64 << 10)
         let twinOffset = Geometry.twinOffsets.first { $0.rawValue >= apart } ?? Geometry.twinOffsets[Geometry.twinOffsets.count - 1]

@@ -16,7 +16,7 @@ public struct StoreInfo: Sendable {
     public var features: [String]
     public var usedSegments: Int
     public var reserveSegments: Int
-    /// Bytes that all regions of all checkpoints would take unpacked, zeros included.
+    /// Bytes that all regions of all checkpoints would take unpacked, zeros included; 2^64 - 1 where they are more.
     public var logicalBytes: ByteCount
     /// Bytes of pages that are not zero, in all checkpoints.
     public var nonZeroBytes: ByteCount
@@ -66,8 +66,8 @@ extension CheckpointStore {
         for (id, value) in try catalogValues(in: slot) {
             try walk.walk(value, id: id)
             for region in try readRecord(value, id: id).regions {
-                info.logicalBytes += region.byteLength
-                info.nonZeroBytes += region.storedPages.bytes
+                info.logicalBytes.addSaturating(region.byteLength)
+                info.nonZeroBytes.addSaturating(region.storedPages.bytes)
             }
         }
         info.runBytes = ByteCount(runs)
@@ -99,5 +99,13 @@ extension CheckpointStore {
         info.freeBytes = ByteCount(unused > keep ? unused - keep : 0)
         let live = info.liveBytes.rawValue
         info.deadBytes = ByteCount(committed > live ? committed - live : 0)
+    }
+}
+
+extension ByteCount {
+    /// Sparse regions may add up to more than a number of bytes can say.
+    fileprivate mutating func addSaturating(_ other: ByteCount) {
+        let (sum, overflow) = rawValue.addingReportingOverflow(other.rawValue)
+        rawValue = overflow ? .max : sum
     }
 }

@@ -1,4 +1,7 @@
 // Changing the size of a store.
+//
+// Invariant: whether a store grows or shrinks is decided under the commit lock, by the newest slot there; its medium is
+// changed under it too.
 
 import Media
 import StoreFormat
@@ -8,7 +11,8 @@ extension CheckpointStore {
     /// Makes the store as large as fits into `size` bytes. Durable on return.
     ///
     /// Enlarging grows the medium first where it can grow. Shrinking needs the segments behind the new end to be
-    /// free and nobody else to have the store open; the medium is cut afterwards.
+    /// free and nobody else to have the store open; the medium is cut afterwards. A store that another handle makes larger
+    /// than `size` while this one is about to enlarge it keeps that size.
     /// - Throws: `.invalidInput` when the size is not possible, `.busy` when others have the store open,
     ///   `.noSpace` when the medium can't grow or what is behind the new end is in use.
     public func resize(to size: ByteCount) throws(StoreError) {
@@ -23,23 +27,27 @@ extension CheckpointStore {
                 remedy: "Give it at least \(layout.dataOffset.rawValue + Self.minimumSegments * segmentSize) bytes.",
                 medium: medium.name)
         }
-        if count >= UInt64(layout.segmentCount) {
-            try grow(to: size, segmentCount: UInt32(count))
-        } else {
-            try shrink(to: size, segmentCount: UInt32(count))
+        let isLarger = count >= UInt64(layout.segmentCount)
+        try underCommitLock { base throws(StoreError) in
+            if count >= UInt64(base.geometry.segmentCount) {
+                try grow(base, to: size, segmentCount: UInt32(count))
+            } else if !isLarger {
+                try shrink(base, to: size, segmentCount: UInt32(count))
+            }
+            // Else somebody has made it larger than this meanwhile: as large as wanted it is.
         }
     }
 
-    private func grow(to size: ByteCount, segmentCount: UInt32) throws(StoreError) {
+    private func grow(_ base: Slot, to size: ByteCount, segmentCount: UInt32) throws(StoreError) {
         if try onMedium({ () throws(MediumError) in try medium.refreshSize() }) < size {
             try onMedium { () throws(MediumError) in try medium.resize(to: size) }
         }
-        try commit(segmentCount: segmentCount) { transaction throws(StoreError) in
-            transaction.mayUseReserve = true
-        }
+        let transaction = try CommitTransaction(store: self, base: base, segmentCount: segmentCount)
+        transaction.mayUseReserve = true
+        try adopt(try transaction.finish())
     }
 
-    private func shrink(to size: ByteCount, segmentCount: UInt32) throws(StoreError) {
+    private func shrink(_ base: Slot, to size: ByteCount, segmentCount: UInt32) throws(StoreError) {
         let alone = try onMedium { () throws(MediumError) in try medium.locks.tryLock(LockLayout.presence, .exclusive) }
         guard alone else {
             throw StoreError(
@@ -49,9 +57,15 @@ extension CheckpointStore {
         defer { _ = try? medium.locks.tryLock(LockLayout.presence, .shared) }
         let users = state.withLock { !$0.registrations.isEmpty || !$0.claims.isEmpty }
         precondition(!users, "end all snapshots and writers before shrinking the store")
-        try commit(segmentCount: segmentCount) { transaction throws(StoreError) in
-            transaction.mayUseReserve = true
-            try checkEmpty(behind: segmentCount, transaction)
+        let transaction = try CommitTransaction(store: self, base: base, segmentCount: segmentCount)
+        transaction.mayUseReserve = true
+        try checkEmpty(behind: segmentCount, transaction)
+        try adopt(try transaction.finish())
+        // What this handle remembers may lie behind the new end.
+        state.withLock { state in
+            state.partlyFilled = [:]
+            state.cursor = nil
+            state.reserved = 0..<0
         }
         try onMedium { () throws(MediumError) in try medium.resize(to: size) }
     }

@@ -111,6 +111,7 @@ public final class CheckpointStore: Sendable {
         let known = state.withLock { $0.newest }
         if pinnedGeneration != nil { return known }
         guard let newer = try SlotRing.newer(than: known, on: medium) else { return known }
+        try growWith(newer)
         return state.withLock { state in
             if newer.generation > state.newest.generation { state.newest = newer }
             return state.newest
@@ -134,12 +135,19 @@ public final class CheckpointStore: Sendable {
     /// What stands where `slot` was found.
     private func rereadSlot(_ slot: Slot) throws(StoreError) -> Slot {
         let ring = try SlotRing.read(medium, generation: nil)
+        try growWith(ring.slot)
         state.withLock { state in
             if ring.slot.generation >= state.newest.generation { state.newest = ring.slot }
         }
         var found = ring.slot
         found.twin = slot.twin
         return found
+    }
+
+    /// Another handle may have enlarged the medium for `slot`.
+    private func growWith(_ slot: Slot) throws(StoreError) {
+        guard slot.geometry.requiredSize > medium.size else { return }
+        _ = try onMedium { () throws(MediumError) in try medium.refreshSize() }
     }
 
     // MARK: registrations

@@ -9,11 +9,9 @@ extension CheckpointStore {
     ///
     /// - Throws: what `body` throws (nothing is changed then), `.busy` when another process holds
     ///   the lock for longer than the environment allows, `.storeFailed` when a flush failed.
-    func commit<R>(
-        segmentCount: UInt32? = nil, _ body: (CommitTransaction) throws(StoreError) -> R
-    ) throws(StoreError) -> R {
+    func commit<R>(_ body: (CommitTransaction) throws(StoreError) -> R) throws(StoreError) -> R {
         try underCommitLock { base throws(StoreError) in
-            let transaction = try CommitTransaction(store: self, base: base, segmentCount: segmentCount)
+            let transaction = try CommitTransaction(store: self, base: base)
             let result = try body(transaction)
             try adopt(try transaction.finish())
             return result
@@ -31,14 +29,18 @@ extension CheckpointStore {
     /// Brings the slots in order, as every commit does first, and commits nothing.
     func prepareToCommit() throws(StoreError) { try underCommitLock { _ in } }
 
-    private func adopt(_ slot: Slot) throws(StoreError) {
+    /// Takes a generation that this handle has made durable as the newest.
+    func adopt(_ slot: Slot) throws(StoreError) {
         state.withLock { state in
             state.newest = slot
             state.settled = slot.generation
         }
     }
 
-    private func underCommitLock<R>(_ body: (Slot) throws(StoreError) -> R) throws(StoreError) -> R {
+    /// Runs `body` on the state to build on, with the commit lock held.
+    ///
+    /// - Throws: what `body` throws, `.busy` when another process holds the lock for too long.
+    func underCommitLock<R>(_ body: (Slot) throws(StoreError) -> R) throws(StoreError) -> R {
         try checkUsable(forWriting: true)
         return try commitGate.withLock { (_) throws(StoreError) in
             try onMedium { () throws(MediumError) in

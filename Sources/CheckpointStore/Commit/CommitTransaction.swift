@@ -6,6 +6,7 @@
 // - When the outcome of the last flush is unknown, the new slots are poisoned and the handle fails.
 
 import Media
+import PageCodec
 import StoreFormat
 import Units
 
@@ -39,6 +40,7 @@ final class CommitTransaction {
         if let segmentCount {
             slot.geometry.segmentCount = segmentCount
             slot.reserveSegments = CheckpointStore.reserve(of: segmentCount)
+            if slot.allocationHint.rawValue >= UInt64(segmentCount) { slot.allocationHint = SegmentIndex(UInt64(0)) }
         }
         table = try TableEditor(store: store, slot: base, segmentCount: slot.geometry.segmentCount)
     }
@@ -60,7 +62,7 @@ final class CommitTransaction {
         let value = CatalogValue(record: pointer, generation: generation, flags: 0)
         try byID.insert(CatalogTree.key(record.id), value.encoded())
         try byName.insert(name, CatalogTree.value(record.id))
-        slot.checkpointCount += 1
+        try raise(&slot.checkpointCount)
     }
 
     /// Takes a checkpoint out of the catalog. What it alone names is freed by whoever sweeps.
@@ -68,7 +70,7 @@ final class CommitTransaction {
         guard try byID.remove(CatalogTree.key(id)), try byName.remove(CatalogTree.key(name)) else {
             throw StoreError(.corrupt, "the catalog's trees disagree", medium: store.medium.name, checkpoint: name)
         }
-        slot.checkpointCount -= 1
+        try lower(&slot.checkpointCount)
     }
 
     /// Records what a checkpoint appended to a segment that its writer has claimed.
@@ -83,7 +85,7 @@ final class CommitTransaction {
             entry.live = entry.live.addingReportingOverflow(use.live).overflow ? .max : entry.live + use.live
             entry.birth = use.birth
         }
-        if isNew { slot.usedSegments += 1 }
+        if isNew { try raise(&slot.usedSegments) }
         slot.allocationHint = use.segment
     }
 
@@ -95,7 +97,23 @@ final class CommitTransaction {
                 isUsed: false, segmentClass: entry.segmentClass, committedLength: 0, live: 0, birth: entry.birth,
                 freedGeneration: freedGeneration)
         }
-        slot.usedSegments -= 1
+        try lower(&slot.usedSegments)
+    }
+
+    /// Counters come from the medium: one that would leave its range was wrong before.
+    private func raise<Counter: FixedWidthInteger>(_ counter: inout Counter, by added: Counter = 1) throws(StoreError) {
+        let (sum, overflow) = counter.addingReportingOverflow(added)
+        guard !overflow else { throw inconsistent("a counter of the store is too high to be right") }
+        counter = sum
+    }
+
+    private func lower<Counter: FixedWidthInteger>(_ counter: inout Counter) throws(StoreError) {
+        guard counter > 0 else { throw inconsistent("a counter of the store is too low to be right") }
+        counter -= 1
+    }
+
+    private func inconsistent(_ reason: String) -> StoreError {
+        StoreError(.corrupt, reason, remedy: "Run `ckstore verify`.", medium: store.medium.name)
     }
 
     // MARK: finishing
@@ -123,6 +141,8 @@ final class CommitTransaction {
     }
 
     private func publish() throws(StoreError) {
+        // A slot that no reader accepts would cost the store: rather this commit.
+        do { try slot.check() } catch { throw inconsistent("the new superblock slot would contradict itself (\(error))") }
         do {
             for twin in store.has(.writesOneTwin) ? [UInt8(0)] : [0, 1] { try SlotRing.write(slot, twin: twin, to: store.medium) }
             try onMedium { () throws(MediumError) in try store.medium.flush() }
@@ -178,7 +198,7 @@ final class CommitTransaction {
     }
 
     private func replaced(by nodes: [any CommitNode]) -> [BlockPointer] {
-        nodes.compactMap(\.origin) + byID.dropped + byName.dropped
+        nodes.compactMap(\.origin) + byID.dropped + byName.dropped + table.dropped
     }
 
     /// Lays the nodes out behind what is committed, claiming segments as needed.
@@ -198,7 +218,7 @@ final class CommitTransaction {
             let length = roundUp(node.encodedLength, to: blockAlignment)
             if ends.isEmpty || roundUp(ends[ends.count - 1].end + length, to: unit) > size {
                 if fresh.isEmpty {
-                    freshCatalogSegments.append(try store.claimSegment(.catalog, base: base, mayUseReserve: true))
+                    freshCatalogSegments.append(try claimCatalogSegment())
                     fresh = freshCatalogSegments.suffix(1)
                 }
                 let claim = fresh.removeFirst()
@@ -210,9 +230,19 @@ final class CommitTransaction {
         return (placements, ends.filter { $0.end > $0.start })
     }
 
+    /// A segment of the base's that is there in the new generation too.
+    private func claimCatalogSegment() throws(StoreError) -> SegmentClaim {
+        let limit = min(base.geometry.segmentCount, slot.geometry.segmentCount)
+        return try store.claimSegment(.catalog, base: base, below: limit, mayUseReserve: true)
+    }
+
     private func committedLength(of segment: SegmentIndex) throws(StoreError) -> UInt32 {
         var reader = TableReader(store: store, slot: base)
-        return try reader.entry(segment).committedLength
+        let entry = try reader.entry(segment)
+        guard entry.isUsed, entry.segmentClass == .catalog, entry.committedLength <= base.geometry.segmentSize,
+            entry.committedLength % base.geometry.commitUnit == 0
+        else { throw inconsistent("segment \(segment), where commits append, is no segment that a catalog can be in") }
+        return entry.committedLength
     }
 
     /// Brings the entries of the catalog's segments up to date: what is written, what it replaces.
@@ -231,11 +261,12 @@ final class CommitTransaction {
                 entry.committedLength = UInt32(roundUp(end.end, to: unit))
                 entry.birth = birth
             }
-            if isNew { slot.usedSegments += 1 }
+            if isNew { try raise(&slot.usedSegments) }
         }
         for placement in placements {
-            let units = Self.liveUnits(placement.node.encodedLength)
-            try table.update(placement.segment) { $0.live += units }
+            var live = try table.entry(placement.segment).live
+            try raise(&live, by: Self.liveUnits(placement.node.encodedLength))
+            try table.update(placement.segment) { $0.live = live }
         }
         if let last = ends.last { slot.catalogSegment = last.segment }
         for origin in replaced(by: placements.map(\.node)) {
@@ -276,8 +307,30 @@ final class CommitTransaction {
             try onMedium { () throws(MediumError) in
                 unsafe try store.medium.write(at: offset, UnsafeRawBufferPointer(buffer.bytes))
             }
+            if end.start == 0 { try clear(end.segment, from: buffer.count) }
         }
     }
+
+    /// Makes the rest of a fresh segment zero: nodes of an earlier store there would look like those of commits whose slots
+    /// were lost. What is zero already is left as it is.
+    private func clear(_ segment: SegmentIndex, from start: Int) throws(StoreError) {
+        let size = Int(slot.geometry.segmentSize)
+        guard start < size else { return }
+        let buffer = AlignedBuffer(count: min(size - start, Self.clearedBytes))
+        for position in stride(from: start, to: size, by: buffer.count) {
+            let piece = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[..<min(buffer.count, size - position)])
+            let offset = slot.geometry.offset(of: segment) + ByteCount(position)
+            // Bytes that can't be read are not zero; writing them may heal them.
+            let isReadable = unsafe (try? store.medium.read(at: offset, into: piece)) != nil
+            if unsafe isReadable && isZero(UnsafeRawBufferPointer(piece)) { continue }
+            buffer.clear(0..<piece.count)
+            try onMedium { () throws(MediumError) in
+                unsafe try store.medium.write(at: offset, UnsafeRawBufferPointer(rebasing: buffer.bytes[..<piece.count]))
+            }
+        }
+    }
+
+    private static let clearedBytes = 1 << 20
 
     private func pointer(to bytes: [UInt8], _ placement: Placement) throws(StoreError) -> BlockPointer {
         guard let header = unsafe try? Block.peek(bytes.span.bytes) else { preconditionFailure("encoders seal their blocks") }

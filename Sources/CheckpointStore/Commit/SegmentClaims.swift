@@ -51,19 +51,20 @@ extension CheckpointStore {
     /// - Parameters:
     ///   - room: bytes that it must have left.
     ///   - base: for the catalog, the slot under the commit lock; nil: the newest settled slot.
+    ///   - limit: free segments are taken below it only; nil: all.
     /// - Throws: `.noSpace` when no segment is left beyond the reserve, or the medium has no room.
     func claimSegment(
-        _ segmentClass: SegmentClass, room: Int = 0, base: Slot? = nil, mayUseReserve: Bool = false
+        _ segmentClass: SegmentClass, room: Int = 0, base: Slot? = nil, below limit: UInt32? = nil, mayUseReserve: Bool = false
     ) throws(StoreError) -> SegmentClaim {
         while true {
-            let claim = try claimOnce(segmentClass, room: room, base: base, mayUseReserve: mayUseReserve)
+            let claim = try claimOnce(segmentClass, room: room, base: base, limit: limit, mayUseReserve: mayUseReserve)
             if base != nil { return claim }
             if try confirm(claim) { return claim }
         }
     }
 
     private func claimOnce(
-        _ segmentClass: SegmentClass, room: Int, base: Slot?, mayUseReserve: Bool
+        _ segmentClass: SegmentClass, room: Int, base: Slot?, limit: UInt32?, mayUseReserve: Bool
     ) throws(StoreError) -> SegmentClaim {
         try checkUsable(forWriting: true)
         if segmentClass != .catalog, let claim = try claimPartlyFilled(segmentClass, room: room) { return claim }
@@ -72,11 +73,12 @@ extension CheckpointStore {
             if let base { slot = base } else { slot = try settledSlot() }
             let fresh = state.withLock { $0.freshClaims }
             let taken = UInt64(slot.usedSegments) + UInt64(fresh) + (mayUseReserve ? 0 : UInt64(slot.reserveSegments))
-            guard taken < UInt64(slot.geometry.segmentCount) else {
+            let count = UInt64(limit ?? slot.geometry.segmentCount)
+            guard taken < count else {
                 if let claim = try searchPartlyFilled(slot, segmentClass, room: room) { return claim }
                 throw fullError(slot)
             }
-            switch try searchFree(slot, segmentClass) {
+            switch try searchFree(slot, count: count) {
             case .found(let claim): return claim
             case .obstacle(.freedTooRecently) where base == nil: try advanceGeneration(beyond: slot.generation)
             case .obstacle(.freedTooRecently), .none: throw fullError(slot)
@@ -183,9 +185,8 @@ extension CheckpointStore {
         case none
     }
 
-    /// Goes once round the table from the cursor.
-    private func searchFree(_ slot: Slot, _ segmentClass: SegmentClass) throws(StoreError) -> Search {
-        let count = UInt64(slot.geometry.segmentCount)
+    /// Goes once round the first `count` segments from the cursor.
+    private func searchFree(_ slot: Slot, count: UInt64) throws(StoreError) -> Search {
         var table = TableReader(store: self, slot: slot)
         var outcome = Search.none
         let start = state.withLock { ($0.cursor ?? slot.allocationHint).rawValue } % count

@@ -98,13 +98,17 @@ final class TableEditor {
     }
 
     private let store: CheckpointStore
+    private let segmentCount: UInt32
     private let depth: UInt8
     private var root: EditedChild<Node>?
     /// Edited nodes; every one of them is written by the commit.
     private var dirtyCount = 0
+    /// Stored nodes that the edited table does not have any more and that nothing replaces.
+    private(set) var dropped: [BlockPointer] = []
 
     init(store: CheckpointStore, slot: Slot, segmentCount: UInt32) throws(StoreError) {
         self.store = store
+        self.segmentCount = segmentCount
         depth = Geometry.tableDepth(segmentCount: segmentCount)
         root = slot.segmentTable.map { .stored($0) }
         var level = slot.geometry.tableDepth
@@ -119,7 +123,75 @@ final class TableEditor {
             root = .loaded(node)
             dirtyCount += 1
         }
+        if segmentCount < slot.geometry.segmentCount { try shrink(from: level) }
     }
+
+    // MARK: fewer segments
+
+    /// Makes the table of a store that was larger fit: of a root that is too high its first child is left, and nothing of what
+    /// is behind the end.
+    private func shrink(from oldDepth: UInt8) throws(StoreError) {
+        let first = SegmentIndex(UInt64(0))
+        var level = oldDepth
+        while level > depth, case .stored(let pointer)? = root {
+            let node = try store.readTableInner(pointer, level: level, containing: first)
+            dropped.append(pointer)
+            for (index, child) in node.children.enumerated().dropFirst() {
+                try drop(child, level: level - 1, first: Self.start(of: index, in: node))
+            }
+            root = node.children[0].map { .stored($0) }
+            level -= 1
+        }
+        if case .stored(let pointer)? = root { root = try trimmed(pointer, level: depth, first: first) }
+    }
+
+    /// Counts a stored subtree as replaced by nothing.
+    private func drop(_ pointer: BlockPointer?, level: UInt8, first: SegmentIndex) throws(StoreError) {
+        guard let pointer else { return }
+        dropped.append(pointer)
+        guard level > 0 else { return }
+        let node = try store.readTableInner(pointer, level: level, containing: first)
+        for (index, child) in node.children.enumerated() {
+            try drop(child, level: level - 1, first: Self.start(of: index, in: node))
+        }
+    }
+
+    /// A stored subtree without what is behind the end; nil when nothing is left. Only nodes that the end cuts are edited.
+    private func trimmed(
+        _ pointer: BlockPointer, level: UInt8, first: SegmentIndex
+    ) throws(StoreError) -> EditedChild<Node>? {
+        let end = UInt64(segmentCount)
+        if first.rawValue >= end {
+            try drop(pointer, level: level, first: first)
+            return nil
+        }
+        guard first.rawValue + Self.segmentsBelow(level: level + 1) > end else { return .stored(pointer) }
+        if level == 0 {
+            var leaf = try store.readTableLeaf(pointer, first: first)
+            for index in Int(end - first.rawValue)..<leaf.entries.count { leaf.entries[index] = .neverUsed }
+            dirtyCount += 1
+            return .loaded(Node(leaf: leaf, origin: pointer))
+        }
+        let inner = try store.readTableInner(pointer, level: level, containing: first)
+        let node = Node(inner: inner, origin: pointer)
+        for (index, child) in inner.children.enumerated() {
+            guard let child else { continue }
+            node.children[index] = try trimmed(child, level: level - 1, first: Self.start(of: index, in: inner))
+        }
+        if node.children.allSatisfy({ $0 == nil }) {
+            dropped.append(pointer)
+            return nil
+        }
+        dirtyCount += 1
+        return .loaded(node)
+    }
+
+    /// The first segment below child `index` of `node`.
+    private static func start(of index: Int, in node: TableInner) -> SegmentIndex {
+        SegmentIndex(node.firstSegment.rawValue + UInt64(index) * segmentsBelow(level: node.level))
+    }
+
+    // MARK: entries
 
     var numberOfDirtyNodes: Int { dirtyCount }
 
@@ -159,6 +231,11 @@ final class TableEditor {
     var rootPointer: BlockPointer? { root?.pointer }
 
     private func leaf(of segment: SegmentIndex, edit: Bool) throws(StoreError) -> Node? {
+        guard segment.rawValue < UInt64(segmentCount) else {
+            throw StoreError(
+                .corrupt, "segment \(segment) of \(segmentCount) is named", remedy: "Run `ckstore verify`.",
+                medium: store.medium.name)
+        }
         guard edit || root != nil else { return nil }
         let top = try load(root, level: depth, segment: segment, edit: edit)
         guard var node = top else { return nil }

@@ -13,7 +13,7 @@ struct RegionFinisher {
 
     /// Stores what is missing of the region's tree. Returns its record.
     func finish() throws(StoreError) -> RegionRecord {
-        do {
+        do throws(StoreError) {
             try trimTail()
             let pages = region.pageCount
             let depth = PageTree.depth(pageCount: pages)
@@ -21,6 +21,11 @@ struct RegionFinisher {
             let spans = leaves.keys.filter { $0.rawValue < PageTable.spanCount(pages) }.sorted()
             let root = pages.rawValue == 0 ? nil : try build(level: depth, first: SpanIndex(UInt64(0)), spans[...], leaves)
             let progress = region.progress.withLock { $0 }
+            guard progress.storedPages >= 0 else {
+                throw StoreError(
+                    .corrupt, "the parent's record counts fewer pages than its leaves have", remedy: "Run `ckstore verify`.",
+                    medium: writer.store.medium.name)
+            }
             return RegionRecord(
                 name: region.name, kind: region.kind, depth: depth, byteLength: progress.byteLength, key: region.key,
                 root: root, storedPages: PageCount(progress.storedPages), newPages: PageCount(progress.newPages))

@@ -56,6 +56,7 @@ final class SegmentAppender {
         if !hasRoom(maximumLength) {
             try closeSegment()
             try openSegment(room: maximumLength + unit)
+            guard hasRoom(maximumLength) else { throw tooSmallSegments(maximumLength) }
         }
         if let buffer, buffer.count - (position - written) < maximumLength { try writeOut(padding: false) }
         guard let buffer else { preconditionFailure("an open segment has a buffer") }
@@ -159,6 +160,13 @@ final class SegmentAppender {
             position = SegmentHeader.encodedLength
         }
         first = position
+    }
+
+    /// Another program may have made a store with segments that are hardly larger than a unit.
+    private func tooSmallSegments(_ length: Int) -> StoreError {
+        StoreError(
+            .unsupported, "a block of \(length) bytes does not fit into a segment of \(segmentSize) bytes with units of \(unit)",
+            remedy: "Create the store with larger segments.", medium: store.medium.name)
     }
 
     private func closeSegment() throws(StoreError) {
