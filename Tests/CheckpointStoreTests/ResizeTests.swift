@@ -253,7 +253,7 @@ extension CheckpointStore {
             let store = try openOn(device)
             _ = try store.info()
             let outcome = code {
-                try store.delete(["a", "b"])
+                if let obstacle = try store.delete(["a", "b"]).obstacle { throw obstacle }
                 try save("c", noisePages(200, seed: 3), in: store)
             }
             #expect(outcome == expected, "change \(number)")

@@ -92,12 +92,14 @@ final class CommitTransaction {
     /// Frees a used segment that no tree of the new generation names.
     func free(_ segment: SegmentIndex) throws(StoreError) {
         let freedGeneration = generation
+        // What can fail comes first: entry and counter change together.
+        try table.touch(segment)
+        try lower(&slot.usedSegments)
         try table.update(segment) { entry in
             entry = SegmentEntry(
                 isUsed: false, segmentClass: entry.segmentClass, committedLength: 0, live: 0, birth: entry.birth,
                 freedGeneration: freedGeneration)
         }
-        try lower(&slot.usedSegments)
     }
 
     /// Counters come from the medium: one that would leave its range was wrong before.
