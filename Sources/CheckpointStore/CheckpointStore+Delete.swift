@@ -98,8 +98,7 @@ extension CheckpointStore {
 
     /// False when somebody appends to it right now.
     private func claimForFreeing(_ segment: SegmentIndex) throws(StoreError) -> Bool {
-        if has(.freesClaimedSegments) { return true }
-        return try state.withLock { (state) throws(StoreError) in
+        try state.withLock { (state) throws(StoreError) in
             guard !state.claims.contains(segment) else { return false }
             let locked = try onMedium { () throws(MediumError) in
                 try medium.locks.tryLock(LockLayout.claim(segment), .exclusive)

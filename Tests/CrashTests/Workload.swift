@@ -137,12 +137,12 @@ struct BaseStore: Sendable {
     /// Twice around the slot ring, with segments that were freed and used again.
     static let old = make(seed: 2, rounds: 9)
 
-    private static func make(seed: UInt64, rounds: Int) -> BaseStore {
-        do { return try made(seed: seed, rounds: rounds) } catch { preconditionFailure("no base store: \(error)") }
+    static func make(seed: UInt64, rounds: Int, size: ByteCount = .mebibytes(4)) -> BaseStore {
+        do { return try made(seed: seed, rounds: rounds, size: size) } catch { preconditionFailure("no base store: \(error)") }
     }
 
-    private static func made(seed: UInt64, rounds: Int) throws -> BaseStore {
-        let device = SimulatedDevice(size: .mebibytes(4))
+    private static func made(seed: UInt64, rounds: Int, size: ByteCount) throws -> BaseStore {
+        let device = SimulatedDevice(size: size)
         let store = try CheckpointStore.create(
             on: FaultMedium(device), options: CreateOptions(segmentSize: .kibibytes(128)),
             environment: testEnvironment(seed: seed))
@@ -182,7 +182,8 @@ struct StoreCheck: Sendable {
     /// Opens the store on `device` and checks all of it; then saves into it and checks again.
     /// Returns the state that was found.
     @discardableResult func run(on device: SimulatedDevice) throws -> StoreModel {
-        let environment = testEnvironment(seed: seed)
+        // Not the numbers of those who wrote: two checkpoints must not draw the same id.
+        let environment = testEnvironment(seed: ~seed ^ 0xC4EC)
         let store = try CheckpointStore.open(FaultMedium(device), environment: environment)
         defer { store.close() }
         let found = try state(of: store)
@@ -210,6 +211,17 @@ struct StoreCheck: Sendable {
 /// Lets the allocator keep what is freed: stores are opened and closed thousands of times a second here, and half
 /// of that time would go into giving their buffers back to the system and faulting them in again.
 func keepFreedMemory() {
-    mallopt(M_MMAP_THRESHOLD, 256 << 20)
-    mallopt(M_TRIM_THRESHOLD, 1 << 30)
+    // Not in Swift's module of the C library: M_TRIM_THRESHOLD is -1 and M_MMAP_THRESHOLD is -3.
+    guard let symbol = unsafe dlsym(nil, "mallopt") else { return }
+    let mallopt = unsafe unsafeBitCast(symbol, to: (@convention(c) (Int32, Int32) -> Int32).self)
+    _ = mallopt(-1, 1 << 30)
+    _ = mallopt(-3, 256 << 20)
+}
+
+/// Runs `body`: true when it throws a `StoreError` of this kind, false when it throws nothing.
+func fails(with code: StoreError.Code, _ body: () throws -> Void) throws -> Bool {
+    do {
+        try body()
+        return false
+    } catch let error as StoreError where error.code == code { return true }
 }

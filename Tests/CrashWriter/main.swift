@@ -1,1 +1,45 @@
-// Saves in a loop until it is killed.
+// Saves in a loop until it is killed: the program that the kill tests start over and over.
+//
+// Invariant: a line is written, whole, before something is begun and after it is done, so that whoever reads the
+// lines of a killed writer knows what must and what may be there.
+
+import CheckpointStore
+import Foundation
+import Media
+import StoreTesting
+import Units
+
+/// Says something at once and in one piece.
+private func say(_ text: String) {
+    let line = Array((text + "\n").utf8)
+    guard unsafe write(1, line, line.count) == line.count else { exit(3) }
+}
+
+/// Saves and deletes checkpoints called `prefix` and a number.
+private func run(_ path: String, prefix: String) throws {
+    let store = try CheckpointStore.open(try openMedium(try Locator("file:" + path), access: .readWrite))
+    var serials = try store.snapshot().names().filter { $0.hasPrefix(prefix) }.compactMap { Int($0.dropFirst(prefix.count)) }
+        .sorted()
+    while true {
+        let serial = (serials.last ?? 0) + 1
+        let name = "\(prefix)\(serial)"
+        let writer = try store.begin(name, parent: serials.last.map { "\(prefix)\($0)" }, options: WriterOptions(parallelism: 1))
+        let content = KilledWriter.content(name)
+        try writer.addRegion("ram", kind: .memory, byteLength: ByteCount(content.count)).write(content)
+        say("saving \(name)")
+        try writer.commit()
+        say("saved \(name)")
+        serials.append(serial)
+        guard serials.count > 5 else { continue }
+        let doomed = "\(prefix)\(serials.removeFirst())"
+        say("deleting \(doomed)")
+        try store.delete([doomed])
+        say("deleted \(doomed)")
+    }
+}
+
+guard CommandLine.arguments.count == 3 else { exit(2) }
+do { try run(CommandLine.arguments[1], prefix: CommandLine.arguments[2]) } catch {
+    say("failed \(error)")
+    exit(1)
+}

@@ -35,20 +35,18 @@ package struct EngineDefects: OptionSet, Sendable {
     package static let skipsNameCheck = EngineDefects(rawValue: 1 << 10)
     /// A commit builds on the newest slot this handle knows, not on the newest there is.
     package static let commitsOnStaleBase = EngineDefects(rawValue: 1 << 11)
-    /// Segments are freed though a writer is appending to them.
-    package static let freesClaimedSegments = EngineDefects(rawValue: 1 << 12)
     /// A writer appends where a segment ended before it had claimed it.
-    package static let trustsLengthsFromBeforeTheClaim = EngineDefects(rawValue: 1 << 13)
+    package static let trustsLengthsFromBeforeTheClaim = EngineDefects(rawValue: 1 << 12)
     /// What only the base of a patch leaf names is taken for dead.
-    package static let forgetsPatchBases = EngineDefects(rawValue: 1 << 14)
+    package static let forgetsPatchBases = EngineDefects(rawValue: 1 << 13)
     /// The newest slot that is left counts, though newer ones must have been there.
-    package static let overlooksLostSlots = EngineDefects(rawValue: 1 << 15)
+    package static let overlooksLostSlots = EngineDefects(rawValue: 1 << 14)
     /// A page's hash is taken from the caller's memory, its stored bytes from a copy.
-    package static let hashesTheSource = EngineDefects(rawValue: 1 << 16)
+    package static let hashesTheSource = EngineDefects(rawValue: 1 << 15)
     /// A store whose last flush failed is written to without having been verified.
-    package static let trustsPoisonedStores = EngineDefects(rawValue: 1 << 17)
+    package static let trustsPoisonedStores = EngineDefects(rawValue: 1 << 16)
     /// The torn slot of a commit that was cut short stays where the next slot comes.
-    package static let leavesRemains = EngineDefects(rawValue: 1 << 18)
+    package static let leavesRemains = EngineDefects(rawValue: 1 << 17)
 }
 
 extension CheckpointStore {

@@ -1,0 +1,17 @@
+// Many processes on one store under many seeds.
+
+import FaultHarness
+import Media
+import Testing
+
+@Suite(.serialized) struct SimulationTests {
+    @Test func `processes that write, delete and read together see one history`() async throws {
+        let count = try await onPlainThread {
+            keepFreedMemory()
+            return try Simulator.explore("processes", seeds: 0..<UInt64(400 * programmeScale)) { seed in
+                try ProcessScenario(seed: seed).run()
+            }
+        }
+        #expect(count > 0)
+    }
+}
