@@ -10,9 +10,6 @@ import StoreTesting
 import Testing
 import Units
 
-/// Longer runs: `CKSTORE_LONG_TESTS=1` multiplies the number of random images, seeds, flips and rounds by 20.
-let programmeScale = ProcessInfo.processInfo.environment["CKSTORE_LONG_TESTS"] == "1" ? 20 : 1
-
 /// Explores the crashes of workloads over the real store.
 struct CrashProgramme: Sendable {
     var name: String
@@ -24,10 +21,14 @@ struct CrashProgramme: Sendable {
     /// Of how many images one is crashed again while it recovers; nil: none.
     var recoveryPeriod: UInt64?
 
+    private func name(_ sequence: [StoreOperation]) -> String {
+        ([name] + sequence.map { "\($0)" }).joined(separator: "-")
+    }
+
     /// Runs `sequence` and cuts power within its last operation.
     func explore(_ sequence: [StoreOperation], seed: UInt64) throws -> CrashReport {
         let device = base.device.fork()
-        let name = ([name] + sequence.map { "\($0)" }).joined(separator: "-")
+        let name = name(sequence)
         let store = try CheckpointStore.open(FaultMedium(device), environment: environment(seed))
         defer { store.close() }
         var model = base.model
@@ -72,12 +73,15 @@ struct CrashProgramme: Sendable {
     /// Explores all of `sequences` on several threads. Returns how many images were checked.
     func explore(_ sequences: [[StoreOperation]], workers: Int = 2) throws -> CrashReport {
         keepFreedMemory()
+        // A replay is about one of them.
+        let replayed = ProcessInfo.processInfo.environment[CrashExplorer.replayVariable]?.split(separator: " ").first
+        let indexes = sequences.indices.filter { replayed == nil || name(sequences[$0]) == replayed! }
         let state = Guarded((next: 0, report: CrashReport(), failure: nil as (any Error)?))
         PlainThreads.run(workers) { _ in
             while let index = state.with({ state -> Int? in
-                guard state.failure == nil, state.next < sequences.count else { return nil }
+                guard state.failure == nil, state.next < indexes.count else { return nil }
                 defer { state.next += 1 }
-                return state.next
+                return indexes[state.next]
             }) {
                 do {
                     let report = try explore(sequences[index], seed: UInt64(index) + 1)
@@ -87,6 +91,7 @@ struct CrashProgramme: Sendable {
         }
         let (report, failure) = state.with { ($0.report, $0.failure) }
         if let failure { throw failure }
+        if replayed != nil { return CrashReport.replay }
         return report
     }
 }
@@ -94,27 +99,28 @@ struct CrashProgramme: Sendable {
 @Suite(.serialized) struct CrashPointTests {
     private static func plan(random: Int) -> CrashExplorer.Plan {
         var plan = CrashExplorer.Plan()
-        plan.randomImageCount = random * programmeScale
+        plan.randomImageCount = ProgrammeSize.scaled(random)
         return plan
     }
 
     @Test func `every workload of up to three operations survives a power cut at any write or flush`() async throws {
         let report = try await onPlainThread {
-            let programme = CrashProgramme(name: "young", plan: Self.plan(random: 250), recoveryPeriod: 600)
-            return try programme.explore((1...3).flatMap { sequences(of: $0) })
+            let programme = CrashProgramme(name: "young", plan: Self.plan(random: 250), recoveryPeriod: ProgrammeSize.recoveryPeriod)
+            return try programme.explore(ProgrammeSize.sequences)
         }
         print("crash points of a young store: \(report)")
-        #expect(report.isReplay || report.imageCount > 50_000)
+        #expect(report.isReplay || report.imageCount > (ProgrammeSize.isQuick ? 500 : 50_000))
     }
 
     @Test func `workloads on a store that has gone round its slot ring survive a power cut`() async throws {
         let report = try await onPlainThread {
             let programme = CrashProgramme(
-                name: "old", plan: Self.plan(random: 330), base: .old, recoveryPeriod: 600)
+                name: "old", plan: Self.plan(random: 330), base: .old,
+                recoveryPeriod: ProgrammeSize.recoveryPeriod)
             return try programme.explore((1...2).flatMap { sequences(of: $0) })
         }
         print("crash points of an old store: \(report)")
-        #expect(report.isReplay || report.imageCount > 5_000)
+        #expect(report.isReplay || report.imageCount > (ProgrammeSize.isQuick ? 200 : 5_000))
     }
 
     @Test func `persistent memory may evict any line at any time`() async throws {
@@ -122,10 +128,10 @@ struct CrashProgramme: Sendable {
             var plan = CrashExplorer.Plan()
             plan.exhaustiveModes = []
             plan.randomModes = [.persistentMemory]
-            plan.randomImageCount = 40 * programmeScale
-            return try CrashProgramme(name: "pmem", plan: plan).explore((1...3).flatMap { sequences(of: $0) })
+            plan.randomImageCount = ProgrammeSize.scaled(40)
+            return try CrashProgramme(name: "pmem", plan: plan).explore(ProgrammeSize.sequences)
         }
         print("persistent memory: \(report)")
-        #expect(report.isReplay || report.imageCount > 8_000)
+        #expect(report.isReplay || report.imageCount > (ProgrammeSize.isQuick ? 50 : 8_000))
     }
 }

@@ -131,7 +131,7 @@ struct DamageCheck: Sendable {
             let olderSlots = try olderSlots(of: base.device)
             var random = SeededGenerator(seed: 11)
             var hits = 0
-            for number in 0..<20_000 * programmeScale {
+            for number in 0..<ProgrammeSize.scaled(20_000) {
                 // Half of the flips anywhere, half of them where it hurts.
                 var offset = used[random.below(used.count)] * 4096 + random.next() % 4096
                 if number % 2 == 0 {
@@ -149,7 +149,7 @@ struct DamageCheck: Sendable {
             }
             return hits
         }
-        #expect(hits > 8_000)
+        #expect(hits > ProgrammeSize.scaled(8_000))
     }
 
     /// The blocks of slots whose damage verifying reports: not those that a crash may leave torn.
@@ -166,8 +166,8 @@ struct DamageCheck: Sendable {
     @Test func `slots that are gone are an error, not an older view`() throws { try requireLossIsNoticed([]) }
 
     @Test func `blocks that are misdirected, lost, stale or doubled are never taken for right`() async throws {
-        let refused = try await onPlainThread { try damageBlocks([], count: 3_000 * programmeScale) }
-        #expect(refused > 50)
+        let refused = try await onPlainThread { try damageBlocks([], count: ProgrammeSize.scaled(3_000)) }
+        #expect(refused > ProgrammeSize.scaled(150))
     }
 
     @Test func `a read that brings something else is an error or is right the next time`() async throws {

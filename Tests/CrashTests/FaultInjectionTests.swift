@@ -35,7 +35,7 @@ struct InjectedFault: Sendable, CustomStringConvertible {
 
     /// Every fault of an operation that makes `count` calls of this kind. Of many reads, some are chosen.
     static func all(on operation: OperationKind, count: Int) -> [InjectedFault] {
-        let stride = operation == .read && programmeScale == 1 ? max(1, count / 12) : 1
+        let stride = operation == .read && !ProgrammeSize.isLong ? max(1, count / 12) : 1
         return Swift.stride(from: 1, through: count, by: stride).flatMap { number in
             effects(on: operation).flatMap { effect, codes in
                 [Occurrence.nth(number), .from(number)].map {
@@ -146,12 +146,12 @@ struct FaultProgramme: Sendable {
 @Suite(.serialized) struct FaultInjectionTests {
     @Test func `any call that fails leaves the store as it was or as it should become`() async throws {
         let struck = try await onPlainThread {
-            var workloads = (1...2).flatMap { sequences(of: $0) }
-            workloads += programmeScale > 1 ? sequences(of: 3) : sequences(of: 3).enumerated().filter { $0.offset % 27 == 5 }.map(\.element)
+            var workloads = (1...(ProgrammeSize.isQuick ? 1 : 2)).flatMap { sequences(of: $0) }
+            workloads += sequences(of: 3).enumerated().filter { ProgrammeSize.isLong || $0.offset % 27 == 5 }.map(\.element)
             return try FaultProgramme().run(workloads)
         }
         print("faults injected: \(struck)")
-        #expect(struck > 3_000)
+        #expect(struck > (ProgrammeSize.isQuick ? 1_000 : 3_000))
     }
 
     @Test func `a writer verifies a store whose last flush failed before it builds on it`() throws {

@@ -8,7 +8,7 @@ import Testing
     @Test func `processes that write, delete and read together see one history`() async throws {
         let count = try await onPlainThread {
             keepFreedMemory()
-            return try Simulator.explore("processes", seeds: 0..<UInt64(400 * programmeScale)) { seed in
+            return try Simulator.explore("processes", seeds: 0..<UInt64(ProgrammeSize.scaled(400))) { seed in
                 try ProcessScenario(seed: seed).run()
             }
         }

@@ -61,7 +61,7 @@ public struct CrashExplorer: Sendable {
         let cursor = device.crashCursor()
         if let image = replayedImage(cursor) {
             try judge(image, cursor.events, check)
-            return CrashReport(pointCount: 1, imageCount: 1, isReplay: true)
+            return .replay
         }
         let epochs = CrashExplorer.epochs(of: cursor.events)
         let randomCount = randomCountPerPoint(cursor)
@@ -198,6 +198,8 @@ public struct CrashReport: Sendable, CustomStringConvertible {
     public var isReplay = false
     /// Nothing yet.
     package init() {}
+    /// What a run in which the environment asks for a single image comes to.
+    package static var replay: CrashReport { CrashReport(pointCount: 1, imageCount: 1, isReplay: true) }
     init(pointCount: Int, imageCount: Int, isReplay: Bool) {
         self.pointCount = pointCount
         self.imageCount = imageCount
