@@ -15,7 +15,7 @@ private let numberedCodes: [(code: StoreError.Code, number: ckstore_code)] = [
     (.unsupported, CKSTORE_UNSUPPORTED), (.wrongBase, CKSTORE_WRONG_BASE), (.noSpace, CKSTORE_NO_SPACE),
     (.busy, CKSTORE_BUSY), (.readOnly, CKSTORE_READ_ONLY_STORE), (.storeFailed, CKSTORE_STORE_FAILED),
     (.notFound, CKSTORE_NOT_FOUND), (.exists, CKSTORE_EXISTS), (.invalidInput, CKSTORE_INVALID_ARGUMENT),
-    (.ioFailed, CKSTORE_IO_FAILED), (.cancelled, CKSTORE_CANCELLED),
+    (.ioFailed, CKSTORE_IO_FAILED), (.cancelled, CKSTORE_CANCELLED), (.permission, CKSTORE_PERMISSION),
 ]
 
 extension ckstore_code {

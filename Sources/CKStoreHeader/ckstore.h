@@ -83,7 +83,8 @@ typedef enum ckstore_code {
     CKSTORE_INVALID_ARGUMENT = 12, /* what was handed in can't be used: a NULL, a bad name, size or range */
     CKSTORE_IO_FAILED = 13,        /* the medium failed to read or write */
     CKSTORE_CANCELLED = 14,        /* the checkpoint was cancelled by ckstore_cancel */
-    CKSTORE_OTHER = 15             /* a failure that this version has no number for: see the message */
+    CKSTORE_OTHER = 15,            /* a failure that this version has no number for: see the message */
+    CKSTORE_PERMISSION = 16        /* the system does not let this process do that */
 } ckstore_code;
 
 /* Stands for a number that is not known or does not apply. */
@@ -248,7 +249,7 @@ int ckstore_put_pages(
 
 /* Puts one page of 4096 bytes, which are copied before this returns. For pages that come one by one, in any order: they are
  * gathered, compressed together, and a failure to write them may be told by a later call or the commit. May be called by
- * any thread. Don't put the same page by this function and by another one of this family in one checkpoint. */
+ * any thread. Another function of this family that puts the same page later replaces it. */
 int ckstore_put_page(ckstore_region_writer *region, uint64_t page, const void *bytes, ckstore_error *error);
 
 /* Makes pages zero, whatever the parent has there. May be called by any thread. */
