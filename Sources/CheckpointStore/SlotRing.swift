@@ -46,21 +46,25 @@ enum SlotRing {
         try requireUsable(ringA, medium, generation: generation)
         var slots = ringA.slots
         var positions = [ringA.state]
+        var unreadable = ringA.unreadable
         if let twinOffset = slots.max(by: { $0.generation < $1.generation })?.geometry.twinOffset {
             guard twinOffset.rawValue + UInt64(ringBytes) <= medium.size.rawValue else { throw truncated(medium, twinOffset) }
             let ringB = try readRing(medium, at: twinOffset, twin: 1)
             try requireUsable(ringB, medium, generation: generation)
             slots += ringB.slots
             positions.append(ringB.state)
+            unreadable = unreadable ?? ringB.unreadable
         } else if let ringB = try findRingB(medium) {
             try requireUsable(ringB, medium, generation: generation)
             slots += ringB.slots
             positions.append(ringB.state)
+            unreadable = unreadable ?? ringB.unreadable
         }
         guard let newest = slots.max(by: { $0.generation < $1.generation }) else {
             if let failure = ringA.failure { throw failure }
             throw notAStore(medium, "there is no superblock on it")
         }
+        if let unreadable, positions[0].indices.contains(where: { hides($0, positions) }) { throw unreadable }
         let agreed = try agreed(slots, newest: newest, medium)
         var state = RingState(
             slot: agreed, damagedTwins: [], generations: Array(Set(slots.map(\.generation))).sorted(),
@@ -85,9 +89,13 @@ enum SlotRing {
         while true {
             let position = Int(generation.next.rawValue % UInt64(Slot.ringLength))
             var found: Slot?
+            var sawTwin = false
             for twin in [UInt8(0), 1] where found == nil {
                 let offset = place(position: position, twin: twin, twinOffset: slot.geometry.twinOffset)
-                let bytes = try medium.bytes(at: offset, count: Slot.encodedLength)
+                // One twin is enough: the other may fail to be read.
+                let isLast = twin == 1 && !sawTwin
+                guard let bytes = try readable(medium, at: offset, count: Slot.encodedLength, isLast: isLast) else { continue }
+                sawTwin = true
                 if let candidate = unsafe try? Slot.decode(bytes.span.bytes, position: position, twin: twin),
                     candidate.generation > generation, candidate.uuid == slot.uuid
                 {
@@ -124,7 +132,7 @@ enum SlotRing {
         let skipped = [newest.generation, newest.generation.next].map(Slot.position(of:))
         return (0..<Slot.ringLength).filter { !skipped.contains($0) }.flatMap { position in
             let states = rings.map { $0.state[position] }
-            return [0, 1].filter { states[$0] == .torn || (states[$0] == .zero && states[1 - $0] != .zero) }.map {
+            return [0, 1].filter { states[$0] == .torn || states[$0] == .unreadable || (states[$0] == .zero && states[1 - $0] != .zero) }.map {
                 "slot \(position) of ring \($0 == 0 ? "A" : "B") is damaged or missing"
             }
         }
@@ -132,7 +140,8 @@ enum SlotRing {
 
     // MARK: one ring
 
-    private enum PositionState { case zero, valid, torn }
+    /// `unreadable`: the medium failed to read it, which says nothing about what was written there.
+    private enum PositionState { case zero, valid, torn, unreadable }
 
     private struct Ring {
         var slots: [Slot] = []
@@ -140,6 +149,8 @@ enum SlotRing {
         /// The newest slot that is valid, but whose fields break the rules.
         var broken: (generation: Generation, failure: StoreError)?
         var failure: StoreError?
+        /// What kept slots from being read.
+        var unreadable: StoreError?
     }
 
     /// A slot that its writer sealed is no torn one, whatever it says: when the newest breaks the rules, the store is corrupt
@@ -151,12 +162,42 @@ enum SlotRing {
         if ring.slots.allSatisfy({ $0.generation < broken.generation }) { throw broken.failure }
     }
 
+    /// The bytes of a range; nil when the device failed to read them, unless nobody else could say what they say (`isLast`).
+    private static func readable(
+        _ medium: any Medium, at offset: MediumOffset, count: Int, isLast: Bool = false
+    ) throws(StoreError) -> [UInt8]? {
+        do throws(StoreError) { return try medium.bytes(at: offset, count: count) } catch {
+            guard error.code == .ioFailed, !isLast else { throw error }
+            return nil
+        }
+    }
+
+    /// The slot in a ring that was read whole, or else read by itself.
+    private static func slot(
+        in whole: [UInt8]?, _ range: Range<Int>, _ medium: any Medium, at ring: MediumOffset
+    ) throws(StoreError) -> [UInt8]? {
+        if let whole { return Array(whole[range]) }
+        return try readable(medium, at: ring + ByteCount(range.lowerBound), count: range.count)
+    }
+
+    private static func unreadable(_ medium: any Medium, at offset: MediumOffset) -> StoreError {
+        StoreError(
+            .ioFailed, "the device failed to read superblock slots that may be the newest",
+            remedy: "Check the device; an older generation may still be opened for reading.", medium: medium.name, offset: offset)
+    }
+
     private static func readRing(_ medium: any Medium, at offset: MediumOffset, twin: UInt8) throws(StoreError) -> Ring {
         var ring = Ring()
-        let bytes = try medium.bytes(at: offset, count: ringBytes)
+        let whole = try readable(medium, at: offset, count: ringBytes)
         for position in 0..<Slot.ringLength {
             let range = position * Slot.encodedLength..<(position + 1) * Slot.encodedLength
-            let slotBytes = Array(bytes[range])
+            // When something in the ring can't be read, its other slots may well be, and there is the other ring.
+            guard let slotBytes = try slot(in: whole, range, medium, at: offset) else {
+                ring.state.append(.unreadable)
+                ring.unreadable = unreadable(medium, at: offset + ByteCount(range.lowerBound))
+                ring.failure = ring.unreadable
+                continue
+            }
             if slotBytes.allSatisfy({ $0 == 0 }) {
                 ring.state.append(.zero)
                 continue
@@ -233,6 +274,13 @@ enum SlotRing {
         throw StoreError(
             .corrupt, "the two superblock slots of generation \(newest.generation) contradict each other",
             remedy: "Open an older generation for reading, or restore the medium from a replica.", medium: medium.name)
+    }
+
+    /// True when a slot that can't be read may be the only one of a generation: nobody can say then which one is the newest. (Next to a
+    /// place that was never written it is at most a commit that was cut short.)
+    private static func hides(_ position: Int, _ rings: [[PositionState]]) -> Bool {
+        let states = rings.map { $0[position] }
+        return states.contains(.unreadable) && !states.contains(.valid) && !states.contains(.zero)
     }
 
     /// One commit in flight may leave the position behind the newest torn; more than that is loss.

@@ -284,6 +284,31 @@ func code(of body: () throws -> Void) -> StoreError.Code? {
         #expect(medium.faults.callCount(of: .flush) - settled == 2)
     }
 
+    @Test func `a superblock ring that can't be read leaves the other one`() throws {
+        let device = SimulatedDevice(size: .mebibytes(8))
+        let environment = testEnvironment(seed: 5)
+        let store = try CheckpointStore.create(
+            on: FaultMedium(device), options: CreateOptions(segmentSize: .kibibytes(128)), environment: environment)
+        let bytes = makePages(40, seed: 5)
+        try save("a", bytes, in: store, parallelism: 1)
+        let twinOffset = store.geometry.twinOffset
+        store.close()
+        for ring in [MediumOffset.zero, twinOffset] {
+            let medium = FaultMedium(device, isReadOnly: true)
+            let ringBytes = UInt64(16 * 4096)
+            medium.faults.add(
+                FaultRule(.read, .from(1), .fail(.ioFailed)) { call in
+                    call.offset.map { $0 >= ring && $0.rawValue < ring.rawValue + ringBytes } ?? false
+                })
+            let half = try CheckpointStore.open(medium, environment: environment)
+            try half.requireEqual(["a": ["ram": bytes]], deep: false)
+            half.close()
+        }
+        let blind = FaultMedium(device, isReadOnly: true)
+        blind.faults.add(FaultRule(.read, .from(1), .fail(.ioFailed)))
+        #expect(code { _ = try CheckpointStore.open(blind, environment: environment) } == .ioFailed)
+    }
+
     @Test func `enlarging makes room, shrinking needs free segments`() throws {
         let place = try TemporaryStore()
         let store = try place.create(.mebibytes(4), segment: .kibibytes(128))
