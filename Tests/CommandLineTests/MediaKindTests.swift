@@ -6,7 +6,7 @@ import Testing
 @Test func `a store in shared memory works like any other`() throws {
     let box = try Sandbox()
     let store = "ram:ckstore-test-\(UUID())"
-    defer { unsafe shm_unlink("/" + store.dropFirst(4)) }
+    defer { unsafe shm_unlink("/ckstore." + store.dropFirst(4)) }
     try box.expect(0, "create", store, "--size", "32M")
     let content = noise(1, count: 100_000)
     try box.expect(0, "save", store, "one", "--disk", "d=\(box.write("d", content))")
