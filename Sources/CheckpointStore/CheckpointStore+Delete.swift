@@ -84,7 +84,8 @@ extension CheckpointStore {
                 guard entry.isUsed, entry.segmentClass != .catalog else { continue }
                 if let units = live[segment] {
                     if units != entry.live { try transaction.table.update(segment) { $0.live = units } }
-                } else if try claimForFreeing(segment) {
+                } else if try lockClaim(segment) {
+                    // Nobody is appending to it.
                     freed.append(segment)
                     try transaction.free(segment)
                 }
@@ -94,18 +95,6 @@ extension CheckpointStore {
             throw error
         }
         return freed
-    }
-
-    /// False when somebody appends to it right now.
-    private func claimForFreeing(_ segment: SegmentIndex) throws(StoreError) -> Bool {
-        try state.withLock { (state) throws(StoreError) in
-            guard !state.claims.contains(segment) else { return false }
-            let locked = try onMedium { () throws(MediumError) in
-                try medium.locks.tryLock(LockLayout.claim(segment), .exclusive)
-            }
-            if locked { state.claims.insert(segment) }
-            return locked
-        }
     }
 
     private func unclaim(_ segments: [SegmentIndex]) {

@@ -53,7 +53,7 @@ extension CheckpointStore {
     }
 
     /// Blocks of a generation that only a later slot can have committed show that slots were lost
-    /// (format, 3.2 step 6).
+    /// (format, 3.2 step 7).
     private func checkNothingBehindCatalog(_ ring: RingState) throws(StoreError) {
         let slot = ring.slot
         guard let segment = slot.catalogSegment else { return }

@@ -44,7 +44,7 @@ extension CheckpointStore {
         }
         let transaction = try CommitTransaction(store: self, base: base, segmentCount: segmentCount)
         transaction.mayUseReserve = true
-        try adopt(try transaction.finish())
+        adopt(try transaction.finish())
     }
 
     private func shrink(_ base: Slot, to size: ByteCount, segmentCount: UInt32) throws(StoreError) {
@@ -60,7 +60,7 @@ extension CheckpointStore {
         let transaction = try CommitTransaction(store: self, base: base, segmentCount: segmentCount)
         transaction.mayUseReserve = true
         try checkEmpty(behind: segmentCount, transaction)
-        try adopt(try transaction.finish())
+        adopt(try transaction.finish())
         // What this handle remembers may lie behind the new end.
         state.withLock { state in
             state.partlyFilled = [:]

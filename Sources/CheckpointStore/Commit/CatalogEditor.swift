@@ -39,7 +39,6 @@ final class CatalogEditor {
                 }, origin: origin)
         }
 
-        var kind: BlockKind { .catalogNode }
         var encodedLength: Int {
             entries.reduce(40) { sum, entry in
                 guard case .value(let value) = entry.payload else { return sum + 4 + entry.key.count + BlockPointer.encodedLength }

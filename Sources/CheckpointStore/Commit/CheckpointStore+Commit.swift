@@ -13,7 +13,7 @@ extension CheckpointStore {
         try underCommitLock { base throws(StoreError) in
             let transaction = try CommitTransaction(store: self, base: base)
             let result = try body(transaction)
-            try adopt(try transaction.finish())
+            adopt(try transaction.finish())
             return result
         }
     }
@@ -22,7 +22,7 @@ extension CheckpointStore {
     func advanceGeneration(beyond generation: Generation) throws(StoreError) {
         try underCommitLock { base throws(StoreError) in
             guard base.generation == generation else { return }
-            try adopt(try CommitTransaction(store: self, base: base).finishUnchanged())
+            adopt(try CommitTransaction(store: self, base: base).finishUnchanged())
         }
     }
 
@@ -30,7 +30,7 @@ extension CheckpointStore {
     func prepareToCommit() throws(StoreError) { try underCommitLock { _ in } }
 
     /// Takes a generation that this handle has made durable as the newest.
-    func adopt(_ slot: Slot) throws(StoreError) {
+    func adopt(_ slot: Slot) {
         state.withLock { state in
             state.newest = slot
             state.settled = slot.generation

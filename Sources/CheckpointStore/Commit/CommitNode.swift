@@ -12,7 +12,6 @@ protocol CommitNode: AnyObject {
     var origin: BlockPointer? { get }
     /// The length of the node's block, the same whatever its pointers are.
     var encodedLength: Int { get }
-    var kind: BlockKind { get }
     /// The sealed block. All children must have their pointers.
     func encoded(birth: BlockBirth) -> [UInt8]
     /// Where the node went; its parent takes the pointer from here.

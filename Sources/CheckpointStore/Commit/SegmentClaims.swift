@@ -256,13 +256,14 @@ extension CheckpointStore {
 
     private static let reservedAheadBytes: UInt64 = 16 << 20
 
-    private func lockClaim(_ segment: SegmentIndex) throws(StoreError) -> Bool {
+    /// Takes the claim of a segment for this handle. False when somebody has it, this handle included.
+    func lockClaim(_ segment: SegmentIndex) throws(StoreError) -> Bool {
         try state.withLock { (state) throws(StoreError) in
-            guard state.claims.insert(segment).inserted else { return false }
+            guard !state.claims.contains(segment) else { return false }
             let locked = try onMedium { () throws(MediumError) in
                 try medium.locks.tryLock(LockLayout.claim(segment), .exclusive)
             }
-            if !locked { state.claims.remove(segment) }
+            if locked { state.claims.insert(segment) }
             return locked
         }
     }

@@ -84,7 +84,6 @@ final class TableEditor {
             self.origin = origin
         }
 
-        var kind: BlockKind { level == 0 ? .tableLeaf : .tableInner }
         var encodedLength: Int {
             level == 0
                 ? 48 + entries.count * 32 : 48 + children.count { $0 != nil } * BlockPointer.encodedLength

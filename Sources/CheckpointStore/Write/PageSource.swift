@@ -221,6 +221,9 @@ final class StreamSource: PageSource {
     func next(into copy: AlignedBuffer) throws(StoreError) -> SpanInput? {
         try state.withLock { (state) throws(StoreError) in
             guard !state.isAtEnd else { return nil }
+            // Until this span is whole: after an error nobody may take what follows for it.
+            state.isAtEnd = true
+            var isLast = false
             let span = SpanIndex(of: state.next)
             let low = Int((state.next - span.firstPage).rawValue)
             let start = low * pageSize
@@ -232,7 +235,7 @@ final class StreamSource: PageSource {
                     throw place.failure("read the stream")
                 }
                 if got == 0 {
-                    state.isAtEnd = true
+                    isLast = true
                     break
                 }
                 end += got
@@ -243,6 +246,7 @@ final class StreamSource: PageSource {
             let high = (end + pageSize - 1) / pageSize
             copy.clear(end..<high * pageSize)
             state.next = span.firstPage + PageCount(high)
+            state.isAtEnd = isLast
             return unsafe SpanInput(
                 span: span, base: UnsafeRawPointer(copy.base), given: PageSet(low..<high), zeros: PageSet(), isStable: true)
         }

@@ -1,8 +1,8 @@
 // Appending blocks of one class to claimed segments.
 //
 // Invariants:
-// - Bytes go out in order, once; only the last partly filled commit unit is held back, since blocks of
-//   this checkpoint follow in it.
+// - Whole commit units go out once. Only the last, partly filled one is held back, since blocks of this checkpoint
+//   follow in it; `flushHeld` may write it early, and it is written again when it is full.
 // - The last commit unit of a segment is kept for the commit record.
 
 import Glibc

@@ -9,7 +9,8 @@ public struct WriterOptions: Sendable {
     public var parallelism: Int
     /// Labels to start with.
     public var labels: [String: String]
-    /// Called by the working threads after each span with the pages done so far; must be quick.
+    /// Called by the working threads after each span, with the pages that the call under way has done so far (pages put singly:
+    /// those of the span that was saved); must be quick.
     public var progress: (@Sendable (PageCount) -> Void)?
 
     public init(
