@@ -19,6 +19,11 @@ let package = Package(
         // The format alone, for tools and fuzzers that need no engine.
         .library(name: "StoreFormat", targets: ["StoreFormat", "PageCodec", "Units"]),
         .library(name: "CKStoreC", type: .dynamic, targets: ["CKStoreC"]),
+        // What every engine shares, and QEMU's engine, for programs that take checkpoints themselves.
+        .library(name: "CheckpointCore", targets: ["CheckpointCore"]),
+        .library(name: "QEMUEngine", targets: ["QEMUEngine"]),
+        // The plugin that nbdkit loads to log a disk's writes.
+        .library(name: "ckstore-nbd-log", type: .dynamic, targets: ["CNBDLog"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
@@ -33,9 +38,14 @@ let package = Package(
         .systemLibrary(name: "CLZ4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
         .systemLibrary(name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
         .systemLibrary(name: "CBlkid", pkgConfig: "blkid", providers: [.apt(["libblkid-dev"])]),
+        .systemLibrary(name: "CNBD", pkgConfig: "libnbd", providers: [.apt(["libnbd-dev"])]),
+        // The memory of other processes: descriptors taken over, userfaultfd, page scans.
+        .target(name: "CLiveMemory", cSettings: shim),
+        .target(name: "CNBDLog", cSettings: shim),
 
         // Layers, lowest first; imports point only downward.
         .target(name: "Units", swiftSettings: strict),
+        .target(name: "Threading", swiftSettings: strict),
         .target(
             name: "Media",
             dependencies: ["Units", "CLinux", "CPMem", "CBlkid", .product(name: "SystemPackage", package: "swift-system")],
@@ -43,7 +53,30 @@ let package = Package(
         .target(name: "PageCodec", dependencies: ["Units", "CLZ4", "CXXHash", "CPageCodec"], swiftSettings: strict),
         .target(name: "StoreFormat", dependencies: ["Units", "PageCodec"], swiftSettings: strict),
         .target(
-            name: "CheckpointStore", dependencies: ["Units", "Media", "PageCodec", "StoreFormat", "CLinux"],
+            name: "CheckpointStore", dependencies: ["Units", "Threading", "Media", "PageCodec", "StoreFormat", "CLinux"],
+            swiftSettings: strict),
+        // Live checkpoints: the half that faces the store, and what restoring shares between engines.
+        .target(
+            name: "CheckpointCore", dependencies: ["CheckpointStore", "StoreFormat", "Media", "Threading", "Units"],
+            swiftSettings: strict),
+        // QEMU's monitor.
+        .target(name: "QMP", dependencies: ["CheckpointCore", "CLinux", "Threading"], swiftSettings: strict),
+        // QEMU's migration stream: bytes to pages and back, no I/O.
+        .target(name: "MigrationStream", dependencies: ["CheckpointCore", "Units"], swiftSettings: strict),
+        // The memory of a running process, seen and tracked from outside.
+        .target(
+            name: "LiveMemory", dependencies: ["CheckpointCore", "CLiveMemory", "CLinux", "Threading", "Units"],
+            swiftSettings: strict),
+        // Disks of a running QEMU at one instant.
+        .target(
+            name: "DiskCapture", dependencies: ["QMP", "CNBD", "CheckpointCore", "CLinux", "Threading", "Units"],
+            swiftSettings: strict),
+        .target(
+            name: "QEMUEngine",
+            dependencies: [
+                "QMP", "MigrationStream", "LiveMemory", "DiskCapture", "CheckpointCore", "CheckpointStore", "CLinux",
+                "Threading", "Units",
+            ],
             swiftSettings: strict),
         // The C interface: the header, and what stands behind it. Nothing in the package depends on it.
         .systemLibrary(name: "CKStoreHeader"),
@@ -63,6 +96,7 @@ let package = Package(
             name: "ckstore",
             dependencies: [
                 "CheckpointStore", "Media", "Units", "PageCodec", "StoreFormat", "CLinux",
+                "CheckpointCore", "QMP", "MigrationStream", "LiveMemory", "DiskCapture", "QEMUEngine", "Threading",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
             ],
@@ -103,5 +137,34 @@ let package = Package(
         .testTarget(name: "CInterfaceTests", exclude: ["program.c"], swiftSettings: strict),
         .testTarget(
             name: "CommandLineTests", dependencies: ["CheckpointStore", "Media", "Units"], swiftSettings: strict),
+
+        // Real guests in real QEMUs, for every test target that needs one.
+        .target(
+            name: "QEMUTesting", dependencies: ["QMP", "CheckpointCore", "Threading", "CLinux", "Units"],
+            path: "Tests/QEMUTesting", swiftSettings: strict),
+        .testTarget(
+            name: "CheckpointCoreTests",
+            dependencies: ["CheckpointCore", "CheckpointStore", "FaultHarness", "StoreTesting", "Media", "Threading", "Units"],
+            swiftSettings: strict),
+        .testTarget(
+            name: "QMPTests", dependencies: ["QMP", "CheckpointCore", "QEMUTesting", "Threading", "CLinux"],
+            swiftSettings: strict),
+        .testTarget(
+            name: "MigrationStreamTests", dependencies: ["MigrationStream", "CheckpointCore", "Units"],
+            swiftSettings: strict),
+        .testTarget(
+            name: "LiveMemoryTests", dependencies: ["LiveMemory", "CheckpointCore", "Threading", "CLinux", "Units"],
+            swiftSettings: strict),
+        .testTarget(
+            name: "DiskCaptureTests",
+            dependencies: ["DiskCapture", "QMP", "CheckpointCore", "CheckpointStore", "Media", "QEMUTesting", "Threading", "Units"],
+            swiftSettings: strict),
+        .testTarget(
+            name: "QEMUEngineTests",
+            dependencies: [
+                "QEMUEngine", "QMP", "MigrationStream", "LiveMemory", "DiskCapture", "CheckpointCore", "CheckpointStore",
+                "Media", "QEMUTesting", "Threading", "Units",
+            ],
+            swiftSettings: strict),
     ]
 )

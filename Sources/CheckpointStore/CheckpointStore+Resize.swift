@@ -5,6 +5,7 @@
 
 import Media
 import StoreFormat
+import Threading
 import Units
 
 extension CheckpointStore {

@@ -5,6 +5,7 @@
 import Media
 import PageCodec
 import StoreFormat
+import Threading
 import Units
 
 /// How thoroughly to verify.

@@ -4,6 +4,7 @@
 
 import Media
 import StoreFormat
+import Threading
 import Units
 
 extension Verifier {

@@ -2,6 +2,7 @@
 
 import Media
 import StoreFormat
+import Threading
 import Units
 
 extension CheckpointStore {

@@ -8,6 +8,7 @@
 
 import Media
 import StoreFormat
+import Threading
 import Units
 
 /// An open store of checkpoints.

@@ -4,6 +4,7 @@
 
 import Media
 import StoreFormat
+import Threading
 import Units
 
 /// A segment that this handle may append to until it is released.

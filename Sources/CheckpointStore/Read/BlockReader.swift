@@ -6,6 +6,7 @@
 import Media
 import PageCodec
 import StoreFormat
+import Threading
 import Units
 
 extension CheckpointStore {

@@ -2,6 +2,7 @@
 
 import Glibc
 import StoreFormat
+import Threading
 import Units
 
 /// A checkpoint opened for reading. Thread-safe.

@@ -8,6 +8,7 @@
 import Media
 import PageCodec
 import StoreFormat
+import Threading
 import Units
 
 /// Writes one checkpoint. Get one from `CheckpointStore.begin`.

@@ -4,6 +4,7 @@
 
 import Glibc
 import StoreFormat
+import Threading
 import Units
 
 /// Gathers the pages of one region. Thread-safe.

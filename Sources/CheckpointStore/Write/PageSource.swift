@@ -4,6 +4,7 @@ import CLinux
 import Glibc
 import Media
 import StoreFormat
+import Threading
 import Units
 
 /// Hands out the pages of a region span by span, to several threads at once.

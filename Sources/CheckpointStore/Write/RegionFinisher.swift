@@ -5,6 +5,7 @@
 import Glibc
 import PageCodec
 import StoreFormat
+import Threading
 import Units
 
 struct RegionFinisher {

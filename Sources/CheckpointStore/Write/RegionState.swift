@@ -1,6 +1,7 @@
 // A region while its checkpoint is being written: the leaves that are new, and the parent's for the rest.
 
 import StoreFormat
+import Threading
 import Units
 
 /// One region of a checkpoint being written. Thread-safe.

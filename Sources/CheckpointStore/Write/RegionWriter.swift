@@ -2,6 +2,7 @@
 
 import Media
 import StoreFormat
+import Threading
 import Units
 
 /// Puts pages into one region of a checkpoint being written. Thread-safe.

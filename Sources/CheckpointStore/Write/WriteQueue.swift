@@ -3,6 +3,7 @@
 // Invariant: memory is bounded by the number of buffers: whoever needs one waits for a write to end.
 
 import Media
+import Threading
 import Units
 
 /// A bounded pool of buffers and the threads that write them. Thread-safe.

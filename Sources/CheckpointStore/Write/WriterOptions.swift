@@ -1,6 +1,7 @@
 // How a checkpoint is written.
 
 import Media
+import Threading
 import Units
 
 /// How a checkpoint is written.

@@ -1,0 +1,3 @@
+#ifndef CLIVEMEMORY_H
+#define CLIVEMEMORY_H
+#endif

@@ -1,0 +1,1 @@
+#include "clivememory.h"

@@ -1,0 +1,2 @@
+/* libnbd, the client of network block devices. */
+#include <libnbd.h>

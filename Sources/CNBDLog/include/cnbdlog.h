@@ -1,0 +1,3 @@
+#ifndef CNBDLOG_H
+#define CNBDLOG_H
+#endif
