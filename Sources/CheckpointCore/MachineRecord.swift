@@ -126,8 +126,24 @@ public struct MachineRecord: Codable, Sendable, Equatable {
         self.takenMicroseconds = takenMicroseconds
     }
 
-    /// The names of regions: "memory/pc.ram", "disk/vda", "state/devices".
-    public static func memoryRegion(_ block: String) -> String { "memory/\(block)" }
-    public static func diskRegion(_ disk: String) -> String { "disk/\(disk)" }
-    public static let deviceStateRegionName = "state/devices"
+    /// The name of the region that holds a memory block: "memory:pc.ram".
+    public static func memoryRegion(_ block: String) -> String { "memory:" + escaped(block) }
+    /// The name of the region that holds a disk: "disk:vda".
+    public static func diskRegion(_ disk: String) -> String { "disk:" + escaped(disk) }
+    /// The name of the region with the device state.
+    public static let deviceStateRegionName = "state:devices"
+
+    /// `name` without what names of regions may not have: a slash and control characters become %XX, the percent sign too, so
+    /// that different names stay different, and the equals sign, which ends a region's name on command lines.
+    private static func escaped(_ name: String) -> String {
+        var bytes: [UInt8] = []
+        for byte in name.utf8 {
+            switch byte {
+            case 0..<0x20, 0x7f, UInt8(ascii: "/"), UInt8(ascii: "%"), UInt8(ascii: "="):
+                bytes += "%\(byte < 16 ? "0" : "")\(String(byte, radix: 16, uppercase: true))".utf8
+            default: bytes.append(byte)
+            }
+        }
+        return String(decoding: bytes, as: UTF8.self)
+    }
 }

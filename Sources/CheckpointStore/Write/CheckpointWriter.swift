@@ -21,6 +21,8 @@ public final class CheckpointWriter: Sendable {
     public let id: CheckpointID
     /// The checkpoint's name.
     public let name: String
+    /// The parent's identity; nil when there is none.
+    public var parentID: CheckpointID? { parent?.id }
     let store: CheckpointStore
     let options: WriterOptions
     let base: Slot
