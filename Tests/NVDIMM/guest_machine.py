@@ -5,18 +5,16 @@ Invariants:
 - Output of the command is passed on byte by byte; only frames with this run's own random word are taken as frames.
 """
 
-import ctypes
 import dataclasses
 import os
 import re
 import select
-import signal
 import subprocess
 import time
 
+from guest_process import die_with_parent, escaped
 from guest_trouble import Trouble, tool
 
-PR_SET_PDEATHSIG = 1
 MEBIBYTE = 1 << 20
 
 
@@ -157,12 +155,3 @@ class Frames:
         self.output.write(self.pending[:length])
         self.output.flush()
         self.pending = self.pending[length:]
-
-
-def escaped(path):
-    """A path as QEMU's option syntax wants it: a comma is doubled."""
-    return str(path).replace(",", ",,")
-
-
-def die_with_parent():
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -3,6 +3,7 @@
 Invariants:
 - A cache entry appears by one rename, when it is complete; an entry that is there can be trusted.
 - The name of an entry tells what this file puts into it: a changed module list or layout makes a new entry.
+- All guests share one entry, so that the package is downloaded once.
 - One process fills the cache at a time, so that whatever is found under a temporary name is left over from a crash.
 """
 
@@ -21,11 +22,10 @@ from guest_trouble import Trouble, tool
 
 META_PACKAGE = "linux-image-amd64"
 
-# In the order in which the guest loads them; their dependencies are resolved by depmod. crc32c_generic is a dependency
-# of ext4 that modules.dep does not know: ext4 asks for "crc32c" by name at run time.
-MODULES = ["crc32c_generic", "libnvdimm", "nfit", "nd_pmem", "ext4"]
+# What any of the guests loads; what these depend on is found by depmod and taken along.
+MODULES = ["crc32c_generic", "ext4", "libnvdimm", "nd_pmem", "nfit", "virtio_blk", "virtio_pci"]
 
-LAYOUT = "1: kernel, modules/NN-name.ko in the order of loading, package"
+LAYOUT = "2: kernel, modules/name.ko, loading (lines of a module and the files to load for it, in order), package"
 
 
 class Kernel:
@@ -33,7 +33,15 @@ class Kernel:
 
     def __init__(self, folder):
         self.image = folder / "kernel"
-        self.modules = sorted((folder / "modules").iterdir())
+        self.folder = folder
+
+    def modules(self, names):
+        """The files of the modules `names`, which MODULES has, and of all that they depend on, each after what it needs."""
+        loading = dict(line.split(" ", 1) for line in (self.folder / "loading").read_text().splitlines())
+        files = []
+        for name in names:
+            files += [file for file in loading[name].split() if file not in files]
+        return [self.folder / "modules" / file for file in files]
 
 
 def cached_kernel(cache, say):
@@ -79,8 +87,11 @@ def fill(temporary, say):
 
     entry = temporary / "entry"
     (entry / "modules").mkdir(parents=True)
-    for number, path in enumerate(loading_order(modules)):
-        shutil.copyfile(path, entry / "modules" / f"{number:02}-{path.name}")
+    loading = loading_order(modules)
+    for path in {path for paths in loading.values() for path in paths}:
+        shutil.copyfile(path, entry / "modules" / path.name)
+    (entry / "loading").write_text("".join(
+        f"{name} {' '.join(path.name for path in paths)}\n" for name, paths in loading.items()))
     [compressed] = (unpacked / "boot").glob("vmlinuz-*")
     (entry / "kernel").write_bytes(bootable_image(compressed.read_bytes()))
     (entry / "package").write_text(archive.name + "\n")
@@ -101,15 +112,16 @@ def concrete_package():
 
 
 def loading_order(modules):
-    """The files of MODULES and of all that they depend on, each after what it needs."""
+    """For each of MODULES its file and those that it depends on, each after what it needs; none for one that is built in."""
     dependencies = {}
     for line in (modules / "modules.dep").read_text().splitlines():
         path, _, needed = line.partition(":")
         dependencies[pathlib.PurePath(path).name.split(".")[0].replace("-", "_")] = (path, needed.split())
     built_in = {pathlib.PurePath(line).stem.replace("-", "_")
                 for line in (modules / "modules.builtin").read_text().splitlines()}
-    order = []
+    order = {}
     for name in MODULES:
+        order[name] = []
         if name in built_in:
             continue
         if name not in dependencies:
@@ -119,8 +131,7 @@ def loading_order(modules):
         for file in [*reversed(needed), path]:
             if not file.endswith(".ko"):
                 raise Trouble(f"the kernel's module {file} is compressed, which the guest's insmod cannot load")
-            if modules / file not in order:
-                order.append(modules / file)
+            order[name].append(modules / file)
     return order
 
 

@@ -16,8 +16,9 @@ PACKAGES = {
     "apt-cache": "apt",
     "dpkg-deb": "dpkg",
     "depmod": "kmod",
-    # Only for the self-test:
+    # Only to build programs for the guests:
     "gcc": "gcc",
+    "strip": "binutils",
 }
 
 SEARCH_PATH = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
