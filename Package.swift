@@ -57,7 +57,8 @@ let package = Package(
             swiftSettings: strict),
         // Live checkpoints: the half that faces the store, and what restoring shares between engines.
         .target(
-            name: "CheckpointCore", dependencies: ["CheckpointStore", "StoreFormat", "Media", "Threading", "Units"],
+            name: "CheckpointCore",
+            dependencies: ["CheckpointStore", "StoreFormat", "PageCodec", "Media", "Threading", "Units"],
             swiftSettings: strict),
         // QEMU's monitor.
         .target(name: "QMP", dependencies: ["CheckpointCore", "CLinux", "Threading"], swiftSettings: strict),

@@ -86,6 +86,14 @@ public struct EngineError: Error, Sendable, CustomStringConvertible {
         self.init(code, "can't \(what): \(unsafe String(cString: strerror(number)))", remedy: remedy, place: place)
     }
 
+    /// This error, saying also what went wrong when its consequences were to be mended.
+    public func adding(_ other: EngineError) -> EngineError {
+        var error = self
+        error.remedy = [remedy, "Besides, the machine could not be brought back whole: \(other)."].filter { !$0.isEmpty }.joined(separator: " ")
+        error.storeError?.remedy = error.remedy
+        return error
+    }
+
     public var description: String {
         if let storeError { return storeError.description }
         let text = place.isEmpty ? reason : "\(place): \(reason)"

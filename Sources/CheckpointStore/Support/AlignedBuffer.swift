@@ -4,11 +4,11 @@ import Glibc
 import Units
 
 /// A fixed piece of private memory at a page boundary. Its content starts undefined but initialised.
-@safe final class AlignedBuffer: @unchecked Sendable {
-    let bytes: UnsafeMutableRawBufferPointer
+@safe package final class AlignedBuffer: @unchecked Sendable {
+    package let bytes: UnsafeMutableRawBufferPointer
 
     /// Allocates `count` bytes, a positive number.
-    init(count: Int) {
+    package init(count: Int) {
         precondition(count > 0)
         unsafe bytes = .allocate(byteCount: count, alignment: pageSize)
     }
@@ -16,7 +16,7 @@ import Units
     deinit { unsafe bytes.deallocate() }
 
     var count: Int { unsafe bytes.count }
-    var base: UnsafeMutableRawPointer { unsafe bytes.baseAddress! }
+    package var base: UnsafeMutableRawPointer { unsafe bytes.baseAddress! }
 
     /// Sets [from, to) to zero.
     func clear(_ range: Range<Int>) {
