@@ -17,5 +17,6 @@
 #include "clinux_files.h"
 #include "clinux_guard.h"
 #include "clinux_locks.h"
+#include "clinux_process.h"
 
 #endif
