@@ -1,0 +1,35 @@
+/* What page tables of another process and extents of files say. */
+#ifndef CLIVEMEMORY_SCAN_H
+#define CLIVEMEMORY_SCAN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Addresses in the process, the end excluded. */
+struct ck_scanned {
+    uint64_t start, end, categories;
+};
+
+enum ck_scan {
+    CK_SCAN_WRITTEN_PROTECT, /* pages written since they were protected; protects them again, atomically */
+    CK_SCAN_PRESENT,         /* pages that its page tables have */
+};
+
+/* Scans [*start, end) through `pagemap`, an open /proc/PID/pagemap. Returns how many ranges it found, at most
+ * `capacity`; `*start` then says how far it came. -EPERM: a range is not under asynchronous protection.
+ * -ENOTTY: the kernel is too old. */
+int ck_scan_pages(int pagemap, enum ck_scan what, uint64_t *start, uint64_t end, struct ck_scanned *found, size_t capacity);
+
+/* The next extent of a file that holds data, from `*start` on and before `end`: `*start` and `*stop`. Returns 1, or 0 when
+ * only holes follow. */
+int ck_next_data(int fd, uint64_t *start, uint64_t *stop, uint64_t end);
+
+/* The size of a page in a file's memory when the file lies in shared memory (tmpfs, memfd) or in huge pages; 0: it lies on some
+ * other file system, whose pages can't be tracked. */
+int64_t ck_shared_memory_page_size(int fd);
+
+/* Provides the page tables for reading a mapped range, so that reads of it don't fault. -EFAULT: the file is shorter. */
+int ck_populate_read(void *start, size_t length);
+
+#endif

@@ -1,0 +1,71 @@
+#define _GNU_SOURCE
+#include "clivememory_scan.h"
+
+#include <errno.h>
+#include <linux/ioctl.h>
+#include <linux/magic.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+
+/* The interface of Linux 6.7 and newer. */
+struct pagemap_scan_argument {
+    uint64_t size, flags, start, end, walk_end, found, capacity, most_pages;
+    uint64_t inverted, all_of, any_of, returned;
+};
+#define PAGEMAP_SCAN_REQUEST _IOWR('f', 16, struct pagemap_scan_argument)
+enum { PAGE_WRITTEN = 1 << 1, PAGE_PRESENT = 1 << 3 };
+enum { SCAN_PROTECTS = 1 << 0, SCAN_CHECKS_ASYNCHRONOUS = 1 << 1 };
+
+int ck_scan_pages(int pagemap, enum ck_scan what, uint64_t *start, uint64_t end, struct ck_scanned *found, size_t capacity) {
+    uint64_t category = what == CK_SCAN_PRESENT ? PAGE_PRESENT : PAGE_WRITTEN;
+    struct pagemap_scan_argument scan = {
+        .size = sizeof scan,
+        .flags = what == CK_SCAN_PRESENT ? 0 : SCAN_PROTECTS | SCAN_CHECKS_ASYNCHRONOUS,
+        .start = *start,
+        .end = end,
+        .found = (uint64_t)(uintptr_t)found,
+        .capacity = capacity,
+        .all_of = category,
+        .returned = category,
+    };
+    int count = ioctl(pagemap, PAGEMAP_SCAN_REQUEST, &scan);
+    if (count < 0) return -errno;
+    *start = scan.walk_end;
+    return count;
+}
+
+int ck_next_data(int fd, uint64_t *start, uint64_t *stop, uint64_t end) {
+    off_t data = lseek(fd, (off_t)*start, SEEK_DATA);
+    if (data < 0) return errno == ENXIO ? 0 : -errno;
+    if ((uint64_t)data >= end) return 0;
+    off_t hole = lseek(fd, data, SEEK_HOLE);
+    if (hole < 0) return errno == ENXIO ? 0 : -errno;
+    *start = (uint64_t)data;
+    *stop = (uint64_t)hole < end ? (uint64_t)hole : end;
+    return 1;
+}
+
+int64_t ck_shared_memory_page_size(int fd) {
+    struct statfs file_system;
+    while (fstatfs(fd, &file_system) < 0) {
+        if (errno != EINTR) return -errno;
+    }
+    switch ((uint64_t)file_system.f_type) {
+    case TMPFS_MAGIC: return sysconf(_SC_PAGESIZE);
+    case HUGETLBFS_MAGIC: return file_system.f_bsize;
+    default: return 0;
+    }
+}
+
+int ck_populate_read(void *start, size_t length) {
+    while (madvise(start, length, MADV_POPULATE_READ) < 0) {
+        if (errno != EINTR && errno != EAGAIN) return -errno;
+    }
+    return 0;
+}

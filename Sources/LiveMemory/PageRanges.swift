@@ -1,0 +1,104 @@
+// Sets of pages as sorted ranges.
+//
+// Invariant: ranges are ascending, not empty, and don't touch each other.
+
+import Units
+
+/// A set of pages.
+public struct PageRanges: Sendable, Equatable {
+    public private(set) var ranges: [Range<PageIndex>] = []
+
+    public init() {}
+
+    /// The pages of `ranges`, which may come in any order, overlap and be empty.
+    public init(_ ranges: some Sequence<Range<PageIndex>>) {
+        for range in ranges.filter({ !$0.isEmpty }).sorted(by: { $0.lowerBound < $1.lowerBound }) { append(range) }
+    }
+
+    /// Adds a range that begins at or behind all that were added before.
+    public mutating func append(_ range: Range<PageIndex>) {
+        guard !range.isEmpty else { return }
+        if let last = ranges.last, range.lowerBound <= last.upperBound {
+            precondition(range.lowerBound >= last.lowerBound, "ranges come in ascending order")
+            ranges[ranges.count - 1] = last.lowerBound..<max(last.upperBound, range.upperBound)
+        } else {
+            ranges.append(range)
+        }
+    }
+
+    public var isEmpty: Bool { ranges.isEmpty }
+    /// How many pages.
+    public var count: PageCount { ranges.reduce(into: PageCount.zero) { $0 += $1.upperBound - $1.lowerBound } }
+
+    public func union(_ other: PageRanges) -> PageRanges {
+        if isEmpty { return other }
+        return other.isEmpty ? self : PageRanges(ranges + other.ranges)
+    }
+
+    /// The pages that `other` does not have.
+    public func subtracting(_ other: PageRanges) -> PageRanges {
+        var result = PageRanges()
+        var next = 0
+        for range in ranges {
+            var start = range.lowerBound
+            while next < other.ranges.count, other.ranges[next].upperBound <= start { next += 1 }
+            var index = next
+            while index < other.ranges.count, other.ranges[index].lowerBound < range.upperBound {
+                result.append(start..<max(start, other.ranges[index].lowerBound))
+                start = max(start, other.ranges[index].upperBound)
+                index += 1
+            }
+            if start < range.upperBound { result.append(start..<range.upperBound) }
+        }
+        return result
+    }
+
+    /// The pages that `other` has as well.
+    public func intersection(_ other: PageRanges) -> PageRanges { subtracting(subtracting(other)) }
+
+    /// Cuts `range` at the borders of this set and calls `body` with each piece and whether it belongs to the set, ascending.
+    func split<E: Error>(_ range: Range<PageIndex>, _ body: (Range<PageIndex>, Bool) throws(E) -> Void) throws(E) {
+        var start = range.lowerBound
+        var index = firstIndex(endingBehind: start)
+        while start < range.upperBound {
+            guard index < ranges.count, ranges[index].lowerBound < range.upperBound else {
+                return try body(start..<range.upperBound, false)
+            }
+            if start < ranges[index].lowerBound { try body(start..<ranges[index].lowerBound, false) }
+            start = max(start, ranges[index].lowerBound)
+            let end = min(ranges[index].upperBound, range.upperBound)
+            try body(start..<end, true)
+            start = end
+            index += 1
+        }
+    }
+
+    /// The smallest set that covers this one with at most `limit` ranges: the widest gaps stay open.
+    func coalesced(limit: Int) -> PageRanges {
+        precondition(limit > 0)
+        guard ranges.count > limit else { return self }
+        let gaps = (1..<ranges.count).sorted { a, b in gap(before: a) > gap(before: b) }
+        let open = Set(gaps.prefix(limit - 1))
+        var result = PageRanges()
+        var start = ranges[0].lowerBound
+        for index in 1..<ranges.count where open.contains(index) {
+            result.append(start..<ranges[index - 1].upperBound)
+            start = ranges[index].lowerBound
+        }
+        result.append(start..<ranges[ranges.count - 1].upperBound)
+        return result
+    }
+
+    private func gap(before index: Int) -> PageCount { ranges[index].lowerBound - ranges[index - 1].upperBound }
+
+    /// The index of the first range that ends behind `page`.
+    func firstIndex(endingBehind page: PageIndex) -> Int {
+        var low = 0
+        var high = ranges.count
+        while low < high {
+            let middle = (low + high) / 2
+            if ranges[middle].upperBound <= page { low = middle + 1 } else { high = middle }
+        }
+        return low
+    }
+}

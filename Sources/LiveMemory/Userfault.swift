@@ -1,0 +1,93 @@
+// A userfaultfd of another process, held here alone.
+//
+// Invariants:
+// - The other process has no descriptor of it. So when this process ends, however it ends, the kernel unregisters
+//   everything, takes the protection off and wakes who waits: nothing of it can outlive us.
+// - Addresses are those of the other process.
+
+import CLinux
+import CLiveMemory
+import CheckpointCore
+import Glibc
+import Units
+
+/// Which kind of write protection.
+enum ProtectionKind {
+    /// Writes go through; the page tables note which pages were written.
+    case asynchronous
+    /// A writer waits until the page is released.
+    case synchronous
+}
+
+/// An open userfaultfd. Its calls may come from several threads.
+final class Userfault: Sendable {
+    let descriptor: OwnedDescriptor
+    private let place: String
+
+    private static let newKernel = "This needs Linux 6.7 or newer."
+
+    /// Makes one for `process`, which has one of its threads stopped for some tenths of a millisecond for it.
+    init(_ process: TargetProcess, _ kind: ProtectionKind, avoiding threads: Set<Int32>) throws(EngineError) {
+        place = process.place
+        descriptor = try Injection(process, avoiding: threads).userfault(for: kind)
+        let result = ck_uffd_begin(descriptor.number, kind == .asynchronous)
+        if result == -EINVAL {
+            throw EngineError(
+                .unsupported, "the kernel has no \(kind == .asynchronous ? "asynchronous " : "")write protection of shared memory",
+                remedy: Self.newKernel, place: place)
+        }
+        try checked(result, "set up a userfaultfd", place: place)
+    }
+
+    /// Registers a range. Throws `.busy` when another userfaultfd has a part of it; `.unsupported` when it is memory of another kind.
+    func register(_ range: Range<TargetAddress>) throws(EngineError) {
+        let result = ck_uffd_register(descriptor.number, range.lowerBound.rawValue, range.length.rawValue)
+        switch result {
+        case -EBUSY:
+            throw EngineError(
+                .busy, "somebody else watches the memory's writes or serves its pages",
+                remedy: "Wait until the machine's own snapshot or postcopy migration, or another checkpoint, has ended; "
+                    + "one that failed has to be released.", place: place)
+        case -EINVAL, -EPERM:
+            throw EngineError(
+                .unsupported, "the memory can't be write-protected from outside",
+                remedy: "Guest memory has to be a memfd, or a file on tmpfs or hugetlbfs. " + Self.newKernel, place: place)
+        default: try checked(result, "register the memory for write protection", place: place)
+        }
+    }
+
+    /// Ends the registration of a range, and with it the protection. A process that has ended is none the worse.
+    func unregister(_ range: Range<TargetAddress>) throws(EngineError) {
+        let result = ck_uffd_unregister(descriptor.number, range.lowerBound.rawValue, range.length.rawValue)
+        if result == -ESRCH { return }
+        try checked(result, "end the memory's write protection", place: place)
+        // Who began to wait while that went on.
+        ck_uffd_wake(descriptor.number, range.lowerBound.rawValue, range.length.rawValue)
+    }
+
+    /// Protects a range, in pieces: the process's address space is locked against changes during each.
+    func protect(_ range: Range<TargetAddress>, pieces: ByteCount = .mebibytes(64)) throws(EngineError) {
+        var start = range.lowerBound
+        while start < range.upperBound {
+            let end = min(start + pieces, range.upperBound)
+            try checked(
+                ck_uffd_protect(descriptor.number, start.rawValue, (end - start).rawValue, true), "write-protect the memory",
+                place: place)
+            start = end
+        }
+    }
+
+    /// Lets a range be written again and wakes who waits for that. A process that has ended is none the worse.
+    func unprotect(_ range: Range<TargetAddress>) throws(EngineError) {
+        let result = ck_uffd_protect(descriptor.number, range.lowerBound.rawValue, range.length.rawValue, false)
+        if result == -ESRCH { return }
+        try checked(result, "end the write protection of pages", place: place)
+    }
+
+    /// Ends everything.
+    func close() { descriptor.close() }
+}
+
+extension Range<TargetAddress> {
+    var length: ByteCount { upperBound - lowerBound }
+}
