@@ -22,6 +22,7 @@ let package = Package(
         // What every engine shares, and QEMU's engine, for programs that take checkpoints themselves.
         .library(name: "CheckpointCore", targets: ["CheckpointCore"]),
         .library(name: "QEMUEngine", targets: ["QEMUEngine"]),
+        .library(name: "MigrationStream", targets: ["MigrationStream", "CheckpointCore", "Units"]),
         // The plugin that nbdkit loads to log a disk's writes.
         .library(name: "ckstore-nbd-log", type: .dynamic, targets: ["CNBDLog"]),
     ],
@@ -137,7 +138,8 @@ let package = Package(
         // Runs what the product CKStoreC is built as; does not depend on it, since the linker's settings for it are no good here.
         .testTarget(name: "CInterfaceTests", exclude: ["program.c"], swiftSettings: strict),
         .testTarget(
-            name: "CommandLineTests", dependencies: ["CheckpointStore", "Media", "Units"], swiftSettings: strict),
+            name: "CommandLineTests", dependencies: ["CheckpointStore", "Media", "QEMUTesting", "Units"],
+            swiftSettings: strict),
 
         // Real guests in real QEMUs, for every test target that needs one.
         .target(
@@ -148,13 +150,14 @@ let package = Package(
             dependencies: ["CheckpointCore", "CheckpointStore", "FaultHarness", "StoreTesting", "Media", "Threading", "Units"],
             swiftSettings: strict),
         .testTarget(
-            name: "QMPTests", dependencies: ["QMP", "CheckpointCore", "QEMUTesting", "Threading", "CLinux"],
+            name: "QMPTests", dependencies: ["QMP", "CheckpointCore", "FaultHarness", "QEMUTesting", "Threading", "CLinux"],
             swiftSettings: strict),
         .testTarget(
             name: "MigrationStreamTests", dependencies: ["MigrationStream", "CheckpointCore", "Units"],
             swiftSettings: strict),
         .testTarget(
-            name: "LiveMemoryTests", dependencies: ["LiveMemory", "CheckpointCore", "Threading", "CLinux", "Units"],
+            name: "LiveMemoryTests",
+            dependencies: ["LiveMemory", "CheckpointCore", "FaultHarness", "Threading", "CLinux", "Units"],
             swiftSettings: strict),
         .testTarget(
             name: "DiskCaptureTests",

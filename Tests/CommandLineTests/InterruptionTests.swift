@@ -1,6 +1,7 @@
 // Signals in the middle of a save or a restore: nothing stays behind, and what was there is still there.
 
 import Foundation
+import QEMUTesting
 import Testing
 
 @Test func `a signal while input is awaited leaves no checkpoint`() throws {

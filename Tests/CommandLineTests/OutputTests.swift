@@ -1,6 +1,7 @@
 // Full disks, gone readers, and JSON for programs.
 
 import Foundation
+import QEMUTesting
 import Testing
 
 @Test func `a full output is an error and leaves no file`() throws {

@@ -1,6 +1,7 @@
 // A directory with a store, and content to save in it.
 
 import Foundation
+import QEMUTesting
 import Testing
 
 /// A directory of its own with a store in it, gone with the object.

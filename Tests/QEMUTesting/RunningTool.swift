@@ -1,39 +1,36 @@
-// Running the built command as its users do: a process of its own, files and pipes around it.
+// Running the built command, and other programs, as their users do: a process of its own, files and pipes around it.
 //
 // Invariants:
 // - The process starts with default signal dispositions, whatever the test runner's are.
 // - Every process that is started is waited for.
 
 import Foundation
-import Testing
 
 /// How a process ended and what it said.
-struct Outcome {
+public struct Outcome {
     /// The exit code, or nil when a signal ended it.
-    var exitCode: Int32?
+    public var exitCode: Int32?
     /// The signal that ended it.
-    var signal: Int32?
-    var output: [UInt8]
-    var errors: String
+    public var signal: Int32?
+    /// What it wrote to its standard output.
+    public var output: [UInt8]
+    /// What it wrote to its standard error.
+    public var errors: String
 
-    var text: String { String(decoding: output, as: UTF8.self) }
-
-    /// Standard output as a JSON object.
-    func object(at location: SourceLocation = #_sourceLocation) throws -> [String: Any] {
-        let value = try JSONSerialization.jsonObject(with: Data(output))
-        return try #require(value as? [String: Any], "\(text)", sourceLocation: location)
-    }
+    /// Its standard output as text.
+    public var text: String { String(decoding: output, as: UTF8.self) }
 }
 
 /// A process under way.
-final class RunningTool {
-    let process: pid_t
+public final class RunningTool {
+    /// Its process id.
+    public let process: pid_t
     private let output: String
     private let errors: String
     private var outcome: Outcome?
 
     /// The command that was built beside these tests.
-    static let path: String = {
+    public static let path: String = {
         let bundle = (try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")) ?? CommandLine.arguments[0]
         return URL(fileURLWithPath: bundle).deletingLastPathComponent().appendingPathComponent("ckstore").path
     }()
@@ -42,7 +39,7 @@ final class RunningTool {
     ///   - input: a descriptor to read from; nil: nothing.
     ///   - outputDescriptor: a descriptor to write to; nil: what is written can be had from `wait`.
     ///   - scratch: a directory for what it writes.
-    init(
+    public init(
         _ arguments: [String], program: String = RunningTool.path, input: Int32? = nil, output outputDescriptor: Int32? = nil,
         scratch: String
     ) throws {
@@ -92,15 +89,39 @@ final class RunningTool {
         unsafe waitpid(process, &status, 0)
     }
 
-    func send(_ signal: Int32) { kill(process, signal) }
+    /// Sends it a signal.
+    public func send(_ signal: Int32) { kill(process, signal) }
+
+    /// Waits for its end; kills it after `limitSeconds`, which is an error.
+    public func wait(limitSeconds: Double) throws -> Outcome {
+        let end = Monotonic.now() + UInt64(limitSeconds * 1e9)
+        while outcome == nil, try collect(WNOHANG) == nil {
+            guard Monotonic.now() < end else {
+                kill(process, SIGKILL)
+                let errors = try wait().errors
+                throw GuestTrouble("process \(process) did not end in \(limitSeconds) s: \(errors)")
+            }
+            usleep(2000)
+        }
+        return try wait()
+    }
 
     /// Waits for its end.
-    func wait() throws -> Outcome {
+    public func wait() throws -> Outcome {
         if let outcome { return outcome }
+        guard let outcome = try collect(0) else { preconditionFailure("a wait without limit ends with the process") }
+        return outcome
+    }
+
+    /// How it ended; nil while it runs, if `options` say not to wait.
+    private func collect(_ options: Int32) throws -> Outcome? {
         var status: Int32 = 0
-        while unsafe waitpid(process, &status, 0) < 0 {
+        var collected = unsafe waitpid(process, &status, options)
+        while collected < 0 {
             guard errno == EINTR else { throw POSIXError(.ECHILD) }
+            collected = unsafe waitpid(process, &status, options)
         }
+        if collected == 0 { return nil }
         let signal = status & 0x7F
         let result = Outcome(
             exitCode: signal == 0 ? (status >> 8) & 0xFF : nil, signal: signal == 0 ? nil : signal,
