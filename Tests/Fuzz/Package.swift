@@ -1,6 +1,8 @@
 // swift-tools-version: 6.2
 import PackageDescription
 
+let strict: [SwiftSetting] = [.swiftLanguageMode(.v6), .strictMemorySafety(), .treatAllWarnings(as: .error)]
+
 // Outside the main package's graph, since a fuzzer brings its own `main`. Build and start it with `run`.
 let package = Package(
     name: "Fuzz",
@@ -9,6 +11,12 @@ let package = Package(
         .executableTarget(
             name: "FuzzDecoders",
             dependencies: [.product(name: "StoreFormat", package: "ckstore")],
-            swiftSettings: [.swiftLanguageMode(.v6), .strictMemorySafety(), .treatAllWarnings(as: .error)])
+            swiftSettings: strict),
+        .executableTarget(
+            name: "FuzzStream",
+            dependencies: [
+                .product(name: "MigrationStream", package: "ckstore"), .product(name: "CheckpointCore", package: "ckstore"),
+            ],
+            swiftSettings: strict),
     ]
 )
