@@ -211,3 +211,5 @@ int ck_wait(int descriptor, int wanted, int event, int milliseconds) {
     if (polled[0].revents & POLLOUT) ready |= CK_WRITABLE;
     return ready;
 }
+
+pid_t ck_thread_id(void) { return gettid(); }

@@ -78,4 +78,7 @@ enum { CK_READABLE = 1, CK_WRITABLE = 2, CK_EVENT = 4 };
  * `milliseconds` (negative: no limit). */
 int ck_wait(int descriptor, int wanted, int event, int milliseconds);
 
+/* The calling thread, by the number that priorities are set for. */
+pid_t ck_thread_id(void);
+
 #endif

@@ -1,0 +1,58 @@
+// What all steps of one checkpoint share.
+//
+// Invariant: from `begin` of the guard on, whatever throws is followed by a rescue, in this process or the guard's.
+
+import CheckpointCore
+import DiskCapture
+import QMP
+import Threading
+import Units
+
+/// One checkpoint being taken of one machine.
+struct CheckpointSession: Sendable {
+    let qmp: QMPClient
+    let machine: MachineState
+    let capabilities: MigrationCapabilities
+    let sink: any CheckpointSink
+    let disks: DiskCapture?
+    let words: GuardState
+    let parallelism: Int
+    let progress: @Sendable (CheckpointProgress) -> Void
+
+    /// Told by engines how many pages they have looked at.
+    func reportPages(_ pages: PageCount) {
+        progress(CheckpointProgress(phase: .memory, done: pages.bytes, total: machine.memoryLength))
+    }
+
+    func report(_ phase: CheckpointProgress.Phase, _ done: ByteCount = .zero, of total: ByteCount? = nil) {
+        progress(CheckpointProgress(phase: phase, done: done, total: total))
+    }
+
+    /// The guest has stood still and runs again: its disks' writes of before are told from those of after.
+    func guestRuns(again stop: Stop) throws(EngineError) {
+        try disks?.cut(resume: stop.endedMicroseconds)
+        progress(CheckpointProgress(phase: .resumed(stopMicroseconds: stop.lengthMicroseconds), done: .zero, total: nil))
+    }
+}
+
+/// How far a checkpoint is.
+public struct CheckpointProgress: Sendable {
+    /// What is being done.
+    public enum Phase: Sendable, Equatable {
+        /// The machine is asked what it is; disks are prepared.
+        case preparing
+        /// The guest ran again after it had stood still that long.
+        case resumed(stopMicroseconds: Int64)
+        /// Memory goes into the store.
+        case memory
+        /// Disks go into the store.
+        case disks
+        /// Everything is being made durable; overlays are committed back.
+        case finishing
+    }
+    public var phase: Phase
+    /// Bytes done in this phase.
+    public var done: ByteCount
+    /// Of so many; nil: nobody knows.
+    public var total: ByteCount?
+}

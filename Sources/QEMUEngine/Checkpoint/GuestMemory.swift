@@ -1,0 +1,184 @@
+// The shared memory of one guest, on its way into a checkpoint: found, tracked, read while the guest runs, and at the stop.
+//
+// Invariants:
+// - A page that was written after it was read is reported by a later scan, and read again before `finish`.
+// - Pages are copied here once before they are judged, so that a page that changes meanwhile is stored as one of its states, and read again.
+// - Memory that the guest gave back is looked for in the stop wherever the machine has a device that can do so.
+
+import CheckpointCore
+import LiveMemory
+import MigrationStream
+import QMP
+import StoreFormat
+import Threading
+import Units
+
+/// All shared backends of one machine. Used by one thread; saving works on several.
+final class GuestMemory {
+    /// One backend.
+    private struct Part {
+        let id: String
+        let block: SharedMemoryBlock
+        let tracker: WriteTracker
+        let region: any RegionSink
+        /// What the last scan found and nobody has saved.
+        var pending = PageRanges()
+        /// Pages that have been saved as data or zeros.
+        var present = PageRanges()
+        /// Copied in the stop.
+        let copied: CopiedPages
+    }
+
+    private var parts: [Part] = []
+    private let session: CheckpointSession
+    private let givesMemoryBack: Bool
+    private(set) var pagesRead = PageCount.zero
+
+    /// Finds and opens the memory; nothing is tracked yet. The process is held up for less than a millisecond.
+    init(_ session: CheckpointSession, copyingAtMost pages: PageCount) throws(EngineError) {
+        self.session = session
+        givesMemoryBack = try Self.canGiveBack(session.qmp)
+        let threads = try Self.guestThreads(session.qmp)
+        for (backend, mapping, process) in try Self.find(session.machine, session.qmp) {
+            let block = try SharedMemoryBlock(process, mapping)
+            let region = try session.sink.addRegion(
+                MachineRecord.memoryRegion(backend.id), kind: .memory, byteLength: mapping.length)
+            parts.append(
+                Part(
+                    id: backend.id, block: block, tracker: try WriteTracker(block, avoiding: threads), region: region,
+                    copied: CopiedPages(room: pages)))
+        }
+    }
+
+    /// The blocks that come this way and not by the stream.
+    var blockNames: Set<String> { Set(parts.map(\.id)) }
+
+    /// Where each shared backend is mapped.
+    /// - Throws: `.unsupported` when there is none, or it can't be told which it is.
+    static func find(
+        _ machine: MachineState, _ qmp: QMPClient
+    ) throws(EngineError) -> [(backend: MachineState.Backend, mapping: MemoryMapping, process: TargetProcess)] {
+        let shared = machine.backends.filter(\.isShared)
+        guard !shared.isEmpty else {
+            throw EngineError(
+                .unsupported, "the machine's memory is private to QEMU",
+                remedy: "Give it shared memory (-object memory-backend-memfd,id=mem,size=...,share=on -machine ...,memory-backend=mem), or use --engine background.")
+        }
+        let process = try TargetProcess(pid: qmp.processID)
+        let mappings = try process.mappings().sharedRegions
+        var found: [(backend: MachineState.Backend, mapping: MemoryMapping, process: TargetProcess)] = []
+        for backend in shared {
+            let candidates = mappings.filter { $0.length == backend.byteLength }
+            guard candidates.count == 1 else {
+                throw EngineError(
+                    .unsupported,
+                    candidates.isEmpty
+                        ? "no mapping of QEMU has the length of memory backend \(backend.id)"
+                        : "\(candidates.count) mappings of QEMU have the length of memory backend \(backend.id)",
+                    remedy: "Use --engine background.", place: backend.id)
+            }
+            found.append((backend, candidates[0], process))
+        }
+        return found
+    }
+
+    private static func guestThreads(_ qmp: QMPClient) throws(EngineError) -> Set<Int32> {
+        Set(try qmp.execute("query-cpus-fast").array?.compactMap { $0["thread-id"]?.integer.flatMap(Int32.init(exactly:)) } ?? [])
+    }
+
+    /// Whether the machine has a device through which its guest can give memory back.
+    private static func canGiveBack(_ qmp: QMPClient) throws(EngineError) -> Bool {
+        do throws(EngineError) { try qmp.execute("query-balloon") } catch where error.code == .refused {
+            return try qmp.execute("query-memory-devices").array?.contains { $0["type"]?.string == "virtio-mem" } ?? false
+        }
+        return true
+    }
+
+    // MARK: while the guest runs
+
+    /// Begins to track.
+    func arm() throws(EngineError) {
+        for part in parts { try part.tracker.arm() }
+    }
+
+    /// Reads everything once.
+    func saveAll() throws(EngineError) {
+        for index in parts.indices {
+            let block = parts[index].block
+            let present = try block.populate()
+            parts[index].present = present
+            for hole in PageRanges([block.pages]).subtracting(present).ranges { try parts[index].region.putZeros(hole) }
+            try save(present, of: parts[index])
+        }
+    }
+
+    /// Looks what was written since the last time. Returns how many pages nobody has saved.
+    func scan() throws(EngineError) -> PageCount {
+        var count = PageCount.zero
+        for index in parts.indices {
+            parts[index].pending = parts[index].pending.union(try parts[index].tracker.scan())
+            parts[index].present = parts[index].present.union(parts[index].pending)
+            count += parts[index].pending.count
+        }
+        return count
+    }
+
+    /// Saves what the scans have found.
+    func saveScanned() throws(EngineError) {
+        for index in parts.indices {
+            let pending = parts[index].pending
+            parts[index].pending = PageRanges()
+            try save(pending, of: parts[index])
+        }
+    }
+
+    /// Provides room for so many pages to be copied in the stop.
+    func makeRoom(for pages: PageCount) {
+        for part in parts { part.copied.makeRoom(pages) }
+    }
+
+    // MARK: in the stop, and after it
+
+    /// Copies what is not saved as it is now. The guest stands still.
+    func captureInStop() throws(EngineError) {
+        _ = try scan()
+        for index in parts.indices {
+            let part = parts[index]
+            try part.copied.take(part.pending, of: part.block)
+            parts[index].pending = PageRanges()
+            guard givesMemoryBack else { continue }
+            let now = try part.block.presentPages()
+            part.copied.zeros = part.present.subtracting(now)
+        }
+    }
+
+    /// Saves what was copied in the stop.
+    func finish() throws(EngineError) {
+        for part in parts {
+            for range in part.copied.zeros.ranges { try part.region.putZeros(range) }
+            try part.copied.save(to: part.region)
+            pagesRead += part.copied.count
+        }
+    }
+
+    /// Ends the tracking.
+    func release() throws(EngineError) {
+        for part in parts { try part.tracker.disarm() }
+    }
+
+    /// Whether the stream's list has the blocks that were read here.
+    func check(_ blocks: [StreamRAMBlock]) throws(EngineError) {
+        for part in parts where !blocks.contains(where: { $0.name == part.id && $0.byteLength == part.block.mapping.length }) {
+            throw EngineError(
+                .unsupported, "QEMU's stream has no block of that name and length", remedy: "Use --engine background.", place: part.id)
+        }
+    }
+
+    private func save(_ pages: PageRanges, of part: Part) throws(EngineError) {
+        let before = pagesRead
+        try PageSaver(block: part.block, region: part.region).save(pages, workers: session.parallelism) { [session] done in
+            session.reportPages(before + done)
+        }
+        pagesRead += pages.count
+    }
+}
