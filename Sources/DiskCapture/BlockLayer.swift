@@ -1,0 +1,134 @@
+// QEMU's block layer as its monitor shows it: nodes, jobs, exports, bitmaps.
+//
+// Invariant: nothing is remembered. Every question is put to QEMU, so that the answers are right in any process at any time.
+
+import CheckpointCore
+import QMP
+import Units
+
+/// Questions and waits that captures and clean-ups share. Thread-safe.
+struct BlockLayer: Sendable {
+    let qmp: QMPClient
+
+    init(_ qmp: QMPClient) { self.qmp = qmp }
+
+    struct Bitmap {
+        var name: String
+        /// It counts every write, nobody uses it, and nothing has put it out of step.
+        var isValid: Bool
+        var isBusy: Bool
+    }
+
+    struct Node {
+        var name: String
+        /// How many nodes are below it that it takes content from.
+        var backingDepth: Int
+        var bitmaps: [Bitmap]
+    }
+
+    struct Job {
+        var id: String
+        /// "running", "ready", "concluded" …
+        var status: String
+        /// Why it failed, if it has.
+        var error: String?
+    }
+
+    static func wrongAnswer(_ command: String, _ what: String) -> EngineError {
+        EngineError(.protocolViolation, "the answer is not understood: \(what)", place: command)
+    }
+
+    /// The drives of the machine, as `query-block` lists them.
+    func drives() throws(EngineError) -> [JSONValue] {
+        guard let drives = try qmp.execute("query-block").array else { throw Self.wrongAnswer("query-block", "no list") }
+        return drives
+    }
+
+    func nodes() throws(EngineError) -> [Node] {
+        guard let list = try qmp.execute("query-named-block-nodes", ["flat": true]).array else {
+            throw Self.wrongAnswer("query-named-block-nodes", "no list")
+        }
+        return try list.map { (node) throws(EngineError) in
+            guard let name = node["node-name"]?.string, let depth = node["backing_file_depth"]?.integer else {
+                throw Self.wrongAnswer("query-named-block-nodes", "a node without name or depth")
+            }
+            let bitmaps = (node["dirty-bitmaps"]?.array ?? []).compactMap { bitmap in
+                bitmap["name"]?.string.map { name in
+                    let busy = bitmap["busy"]?.bool == true
+                    let valid = bitmap["recording"]?.bool == true && bitmap["inconsistent"]?.bool != true && !busy
+                    return Bitmap(name: name, isValid: valid, isBusy: busy)
+                }
+            }
+            return Node(name: name, backingDepth: Int(depth), bitmaps: bitmaps)
+        }
+    }
+
+    func node(_ name: String) throws(EngineError) -> Node? { try nodes().first { $0.name == name } }
+
+    func deleteNode(_ name: String) throws(EngineError) { try qmp.execute("blockdev-del", ["node-name": .string(name)]) }
+
+    func jobs(_ scope: String) throws(EngineError) -> [Job] {
+        guard let list = try qmp.execute("query-jobs").array else { throw Self.wrongAnswer("query-jobs", "no list") }
+        return list.compactMap { job in
+            guard let id = job["id"]?.string, id.hasPrefix(scope), let status = job["status"]?.string else { return nil }
+            return Job(id: id, status: status, error: job["error"]?.string)
+        }
+    }
+
+    /// The job as it is once it has one of `statuses` or has ended; nil when that takes longer than the time allowed.
+    /// - Throws: `.protocolViolation` when there is no such job any more: somebody else has dismissed it.
+    func wait(for id: String, statuses: Set<String>, milliseconds: Int) throws(EngineError) -> Job? {
+        let deadline = Instant.now + milliseconds
+        while true {
+            let seen = qmp.lastEventSequence
+            guard let job = try jobs(id).first(where: { $0.id == id }) else {
+                throw EngineError(.protocolViolation, "QEMU's job has gone", remedy: "Don't touch jobs of ckstore.", place: id)
+            }
+            if statuses.contains(job.status) || job.status == "concluded" { return job }
+            let left = deadline - Instant.now
+            if left <= 0 { return nil }
+            try pause(eventsAfter: seen, milliseconds: min(left, 500)) { event in
+                event.name == "JOB_STATUS_CHANGE" && event.data["id"]?.string == id
+            }
+        }
+    }
+
+    /// Waits for an event, or until the time is over, whichever comes first: who waits looks at the state itself again.
+    private func pause(
+        eventsAfter sequence: Int, milliseconds: Int, where matches: (QMPEvent) -> Bool
+    ) throws(EngineError) {
+        do throws(EngineError) {
+            _ = try qmp.waitForEvent(after: sequence, timeoutMilliseconds: milliseconds, where: matches)
+        } catch { if error.code != .timeout { throw error } }
+    }
+
+    func dismiss(_ job: String) throws(EngineError) { try qmp.execute("job-dismiss", ["id": .string(job)]) }
+
+    func exports(_ scope: String) throws(EngineError) -> [String] {
+        let list = try qmp.execute("query-block-exports").array ?? []
+        return list.compactMap { $0["id"]?.string }.filter { $0.hasPrefix(scope) }
+    }
+
+    /// Ends an export and waits until it lets go of its node.
+    func deleteExport(_ id: String) throws(EngineError) {
+        let seen = qmp.lastEventSequence
+        do throws(EngineError) {
+            try qmp.execute("block-export-del", ["id": .string(id), "mode": "hard"])
+        } catch {
+            // Ending already.
+            if error.code != .refused { throw error }
+        }
+        var sequence = seen
+        for _ in 0..<20 where try exports(id).contains(id) {
+            try pause(eventsAfter: sequence, milliseconds: 500) { $0.name == "BLOCK_EXPORT_DELETED" && $0.data["id"]?.string == id }
+            sequence = qmp.lastEventSequence
+        }
+        if try exports(id).contains(id) {
+            throw EngineError(.timeout, "QEMU does not end the export", remedy: "Try again.", place: id)
+        }
+    }
+
+    func removeBitmap(_ name: String, from node: String) throws(EngineError) {
+        try qmp.execute("block-dirty-bitmap-remove", ["node": .string(node), "name": .string(name)])
+    }
+}

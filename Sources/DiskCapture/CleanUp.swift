@@ -1,0 +1,135 @@
+// Undoing a capture, from whatever it has come to.
+//
+// Invariants:
+// - Every step looks at QEMU's state and the note there, and at nothing else: a capture that was killed between any two
+//   commands is undone as one that has ended well.
+// - Every step can be repeated; the note goes last.
+// - An overlay is deleted only when it has nothing below it: see CommitBack.
+
+import CheckpointCore
+import QMP
+
+/// One run over the remains of captures.
+struct CleanUp {
+    let block: BlockLayer
+    /// What the names start with of the things to be undone.
+    let scope: String
+    let files: MachineFiles
+    let commitTimeoutMilliseconds: Int
+    /// Whether bitmaps that count from the captures' checkpoints stay.
+    let keepsNewBitmaps: Bool
+    private(set) var report: [String] = []
+
+    init(block: BlockLayer, scope: String, files: MachineFiles, commitTimeoutMilliseconds: Int, keepsNewBitmaps: Bool) {
+        self.block = block
+        self.scope = scope
+        self.files = files
+        self.commitTimeoutMilliseconds = commitTimeoutMilliseconds
+        self.keepsNewBitmaps = keepsNewBitmaps
+    }
+
+    mutating func run() throws(EngineError) {
+        for (id, note) in try block.notes(scope) {
+            try endExports(note)
+            try endLogs(note)
+            for disk in note.disks { try endCreation(disk) }
+            let stopped = try guestStoppedByOverlays(note)
+            try commit(note)
+            if stopped { try continueGuest() }
+            for disk in note.disks { try delete(disk) }
+            if !keepsNewBitmaps { try removeBitmaps(note) }
+            for socket in [note.serverSocket, note.logSocket] { files.remove(socket) }
+            files.removeFolder(note.folder)
+            try block.qmp.execute("object-del", ["id": .string(id)])
+        }
+    }
+
+    private mutating func endExports(_ note: CaptureNote) throws(EngineError) {
+        for disk in note.disks {
+            for export in try block.exports(disk.overlayNode) where export == disk.overlayNode {
+                try block.deleteExport(export)
+                report.append("Ended the export \(export).")
+            }
+        }
+        // The socket tells whose server it is: the note names one that nobody else has.
+        if files.isListening(at: note.serverSocket) {
+            try block.qmp.execute("nbd-server-stop")
+            report.append("Stopped QEMU's NBD server.")
+        }
+    }
+
+    private mutating func endLogs(_ note: CaptureNote) throws(EngineError) {
+        for disk in note.disks {
+            let names = disk.names
+            if try !block.jobs(names.logJob).isEmpty {
+                try block.cancel(names.logJob, breaking: names.log)
+                report.append("Ended the log of writes \(names.logJob).")
+            }
+            if try block.node(names.log) != nil { try block.deleteNode(names.log) }
+        }
+    }
+
+    private func endCreation(_ disk: CaptureNote.Disk) throws(EngineError) {
+        let id = disk.names.createJob
+        guard try !block.jobs(id).isEmpty else { return }
+        guard try block.wait(for: id, statuses: [], milliseconds: 30_000) != nil else {
+            throw EngineError(.timeout, "QEMU does not finish an empty overlay", remedy: "Clean up again.", place: disk.overlayPath)
+        }
+        try block.dismiss(id)
+    }
+
+    private mutating func commit(_ note: CaptureNote) throws(EngineError) {
+        let deadline = Instant.now + commitTimeoutMilliseconds
+        var commits: [CommitBack] = []
+        for disk in note.disks {
+            let commit = CommitBack(block: block, disk: disk, deadline: deadline)
+            guard try !commit.isDone() else { continue }
+            try commit.start()
+            commits.append(commit)
+        }
+        for index in commits.indices {
+            try commits[index].finish()
+            report.append("Committed the overlay \(commits[index].disk.overlayPath) back.")
+        }
+    }
+
+    private mutating func delete(_ disk: CaptureNote.Disk) throws(EngineError) {
+        let names = disk.names
+        let nodes = try block.nodes()
+        if let overlay = nodes.first(where: { $0.name == names.overlay }) {
+            precondition(overlay.backingDepth == 0, "only an overlay that is committed is deleted")
+            try block.deleteNode(names.overlay)
+        }
+        if nodes.contains(where: { $0.name == names.file }) { try block.deleteNode(names.file) }
+        if try block.objects(names.limits).contains(names.limits) {
+            try block.qmp.execute("object-del", ["id": .string(names.limits)])
+        }
+        if files.remove(disk.overlayPath) { report.append("Deleted \(disk.overlayPath).") }
+    }
+
+    private mutating func removeBitmaps(_ note: CaptureNote) throws(EngineError) {
+        let nodes = try block.nodes()
+        for disk in note.disks {
+            guard let name = disk.bitmap, let node = nodes.first(where: { $0.name == disk.baseNode }),
+                node.bitmaps.contains(where: { $0.name == name })
+            else { continue }
+            try block.removeBitmap(name, from: disk.baseNode)
+            report.append("Removed the bitmap \(name) from \(disk.baseNode).")
+        }
+    }
+
+    /// Whether an overlay of the note ran out of room or failed, so that QEMU has stopped the guest.
+    private func guestStoppedByOverlays(_ note: CaptureNote) throws(EngineError) -> Bool {
+        let overlays = Set(note.disks.map(\.overlayNode))
+        let failed = try block.drives().contains { drive in
+            overlays.contains(drive["inserted"]?["node-name"]?.string ?? "") && drive["io-status"]?.string ?? "ok" != "ok"
+        }
+        guard failed else { return false }
+        return try block.qmp.execute("query-status")["status"]?.string == "io-error"
+    }
+
+    private mutating func continueGuest() throws(EngineError) {
+        try block.qmp.execute("cont")
+        report.append("Let the guest go on, which QEMU had stopped when an overlay had no room.")
+    }
+}
