@@ -19,6 +19,9 @@ PACKAGES = {
     # Only to build programs for the guests:
     "gcc": "gcc",
     "strip": "binutils",
+    # Only for benchmarks:
+    "qemu-img": "qemu-utils",
+    "dd": "coreutils",
 }
 
 SEARCH_PATH = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
