@@ -42,11 +42,17 @@ final class Connection: Sendable {
             while let line = try lines.next(socket, Deadline(milliseconds: nil), ended: &ended) { try take(line) }
             reason = ended
                 ? socket.whyItEnded(afterMilliseconds: 3000)
-                : EngineError(.cancelled, "the connection was closed by this program", place: socket.place)
+                : socket.closedHere
         } catch {
             reason = error
         }
         end(reason)
+    }
+
+    /// Closes the socket, once nobody sends any more. When the reader has ended.
+    func close() {
+        state.waitFor { $0.isSending ? nil : () }
+        socket.close()
     }
 
     /// Ends the connection for all, unless it has ended.

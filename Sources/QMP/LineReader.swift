@@ -16,7 +16,8 @@ struct LineReader {
         while true {
             if let end = buffer[searched...].firstIndex(of: UInt8(ascii: "\n")) {
                 var line = buffer[start..<end]
-                if line.last == UInt8(ascii: "\r") { line.removeLast() }
+                // Not removeLast, which would copy: the buffer is shared.
+                if line.last == UInt8(ascii: "\r") { line = line.dropLast() }
                 start = end + 1
                 searched = start
                 if line.isEmpty { continue }

@@ -2,12 +2,13 @@
 //
 // Invariants:
 // - Nothing here changes the open socket (its mode, or shutting it down): other processes may share it.
-// - A command that fits into half the send buffer goes out whole or not at all, whenever its sender dies.
+// - A command of up to 32 KiB (what the kernel takes as one piece) goes out whole or not at all, whenever its sender dies.
 // - No line longer than `lineLimit` is ever gathered.
 
 import CLinux
 import CheckpointCore
 import Glibc
+import Threading
 
 /// A connected local socket. Sending and receiving may go on at once, each on one thread at a time.
 final class MonitorSocket: Sendable {
@@ -23,6 +24,7 @@ final class MonitorSocket: Sendable {
     private let process: Int32
     /// Readable once `interrupt` was called.
     private let event: Int32
+    private let isClosed = Lock(false)
 
     /// Takes over `descriptor`, a connected local stream socket; closes it when this throws.
     init(owning descriptor: Int32, place: String?) throws(EngineError) {
@@ -43,12 +45,20 @@ final class MonitorSocket: Sendable {
     }
 
     deinit {
-        ck_close(descriptor)
+        close()
         ck_close(event)
         if process >= 0 { ck_close(process) }
     }
 
-    /// Makes `receive` and `whyItEnded` return at once, from now on.
+    /// Closes the socket, which nobody may use at this moment nor later.
+    func close() {
+        isClosed.withLock { isClosed in
+            if !isClosed { ck_close(descriptor) }
+            isClosed = true
+        }
+    }
+
+    /// Makes every wait here end at once, from now on.
     func interrupt() {
         let status = ck_signal_event(event)
         precondition(status == 0, "an event descriptor takes a signal")
@@ -119,8 +129,9 @@ final class MonitorSocket: Sendable {
                 if count == -Int(EPIPE) || count == -Int(ECONNRESET) { throw whyItEnded(afterMilliseconds: 3000) }
                 throw EngineError(system: "send a command", Int32(-count), place: place)
             }
-            let ready = ck_wait(descriptor, Int32(CK_WRITABLE), -1, deadline.forPoll)
+            let ready = ck_wait(descriptor, Int32(CK_WRITABLE), event, deadline.forPoll)
             if ready < 0 { throw EngineError(system: "wait for room to send", -ready, place: place) }
+            if ready & Int32(CK_EVENT) != 0 { throw closedHere }
             if ready == 0 && deadline.remaining == 0 {
                 throw sent == 0
                     ? EngineError(.timeout, "QEMU takes no commands", remedy: "It may hang.", place: place)
@@ -128,6 +139,9 @@ final class MonitorSocket: Sendable {
             }
         }
     }
+
+    /// The error of whatever was under way when this side closed the connection.
+    var closedHere: EngineError { EngineError(.cancelled, "the connection was closed by this program", place: place) }
 
     /// Why there is nobody at the other end any more. A process on its way out closes its sockets before it has ended: waits for
     /// that for a while.

@@ -23,8 +23,8 @@ public final class QMPClient: Sendable {
     /// can't be seen from here (it lives in another PID namespace).
     public var processID: Int32 { connection.socket.processID }
 
-    /// The socket, to be handed on to another process (see `init(adopting:)`). Stays this client's; two processes must not
-    /// read it at the same time.
+    /// The socket, to be handed on to another process (see `init(adopting:)`). Stays this client's, until `close`; two
+    /// processes must not read it at the same time.
     public var descriptor: Int32 { connection.socket.descriptor }
 
     /// Connects to the monitor that listens at the socket `path`, and negotiates.
@@ -90,13 +90,13 @@ public final class QMPClient: Sendable {
     /// Closes this process's side. Everybody who waits, and every later call, gets `.cancelled`. Events that came are still there. QEMU
     /// takes another client once every process has closed the socket. May be called again.
     public func close() {
-        let isFirst = isClosed.withLock { isClosed in
-            defer { isClosed = true }
-            return !isClosed
+        isClosed.withLock { isClosed in
+            if isClosed { return }
+            isClosed = true
+            connection.socket.interrupt()
+            reader.join()
+            connection.close()
         }
-        guard isFirst else { return }
-        connection.socket.interrupt()
-        reader.join()
     }
 
     /// Runs a command and waits for its reply.

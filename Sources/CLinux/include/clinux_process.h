@@ -60,7 +60,7 @@ int ck_connect_local(const char *path);
 pid_t ck_peer_process(int socket);
 
 /* Sends without waiting, with a descriptor attached unless that is negative; returns how much was sent, which for
- * messages smaller than half the send buffer is nothing (-EAGAIN) or all. */
+ * messages of up to 32 KiB is nothing (-EAGAIN) or all. */
 ssize_t ck_send(int socket, const void *bytes, size_t count, int descriptor);
 
 /* Receives without waiting: the count, 0 at the end. Descriptors that come with the bytes are dropped. */
