@@ -46,6 +46,7 @@ struct CKStoreCommand: ParsableCommand {
             CommandGroup(
                 name: "Checkpoints",
                 subcommands: [Save.self, Restore.self, List.self, Show.self, Read.self, Delete.self]),
+            CommandGroup(name: "Virtual machines", subcommands: [VM.self]),
         ])
 
     static func main() {

@@ -3,6 +3,7 @@
 // Invariant: every way to end has one code here, the one that `ckstore --help` lists.
 
 import ArgumentParser
+import CheckpointCore
 import CheckpointStore
 import Glibc
 import Media
@@ -27,6 +28,19 @@ enum ExitStatus {
         default: failed
         }
     }
+
+    static func code(for error: EngineError) -> Int32 {
+        if let storeError = error.storeError { return code(for: storeError) }
+        return switch error.code {
+        case .invalidInput, .mismatch: usage
+        case .corrupt: corrupt
+        case .noSpace: noSpace
+        case .notFound: notFound
+        case .busy: busy
+        case .cancelled: Interruption.received.map { 128 + $0 } ?? failed
+        default: failed
+        }
+    }
 }
 
 /// Whoever read standard output has gone.
@@ -38,6 +52,7 @@ enum Failure {
     case answer(String)
     case usage(String)
     case store(StoreError)
+    case engine(EngineError)
     /// Everything has been said.
     case silent(Int32)
     case brokenPipe
@@ -45,6 +60,7 @@ enum Failure {
     init(_ error: any Error) {
         switch error {
         case let error as StoreError: self = .store(error)
+        case let error as EngineError: self = .engine(error)
         case let error as MediumError: self = .store(StoreError(error))
         case is BrokenPipe: self = .brokenPipe
         case let error as ExitCode: self = .silent(error.rawValue)
@@ -68,6 +84,9 @@ enum Failure {
         case .store(let error):
             Self.report(error.description, FailureObject(error))
             Glibc.exit(ExitStatus.code(for: error))
+        case .engine(let error):
+            Self.report(error.description, FailureObject(error))
+            Glibc.exit(ExitStatus.code(for: error))
         case .silent(let code):
             Glibc.exit(code)
         case .brokenPipe:
@@ -77,6 +96,9 @@ enum Failure {
             Glibc.exit(128 + SIGPIPE)
         }
     }
+
+    /// Says it for people, while the command goes on.
+    static func report(_ message: String) { standardError("ckstore: \(message)\n") }
 
     /// Says what went wrong, for people and, where that was asked for, for programs.
     static func report(_ message: String, _ object: FailureObject) {
@@ -105,6 +127,13 @@ struct FailureObject: Encodable {
     var checkpoint: String?
     var region: String?
     var pages: PageRangeObject?
+    /// What it concerns otherwise: a socket, a process, a disk, a RAM block.
+    var place: String?
+
+    init(_ error: EngineError) {
+        self.init(error.storeError ?? StoreError(.init(rawValue: error.code.rawValue), error.reason, remedy: error.remedy))
+        if error.storeError == nil, !error.place.isEmpty { place = error.place }
+    }
 
     init(_ error: StoreError) {
         code = error.code.rawValue

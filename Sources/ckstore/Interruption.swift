@@ -16,6 +16,8 @@ enum Interruption {
         var received: Int32?
         /// What to do instead of ending at once.
         var cancel: (@Sendable () -> Void)?
+        /// Who takes every signal, so that none ends this process.
+        var receiver: (@Sendable (Int32) -> Void)?
         var temporaryFiles: Set<String> = []
     }
     private static let state = Mutex(State())
@@ -48,6 +50,9 @@ enum Interruption {
     /// Lets the first signal call `action`, which makes the command throw; a second one ends at once. nil: the first does.
     static func setCancel(_ action: (@Sendable () -> Void)?) { state.withLock { $0.cancel = action } }
 
+    /// Hands every signal on to `receiver`, for as long as the process lives; none ends it any more.
+    static func setReceiver(_ receiver: @escaping @Sendable (Int32) -> Void) { state.withLock { $0.receiver = receiver } }
+
     /// Makes a file of a temporary name with `make`, so that it is removed when a signal ends the process.
     static func makeTemporaryFile(_ path: String, _ make: () -> Int32) -> Int32 {
         state.withLock { state in
@@ -70,6 +75,10 @@ enum Interruption {
         while true {
             var number: Int32 = 0
             guard unsafe sigwait(&signals, &number) == 0 else { continue }
+            if let receiver = state.withLock({ $0.receiver }) {
+                receiver(number)
+                continue
+            }
             let cancel = state.withLock { state in
                 defer { if state.received == nil { state.received = number } }
                 return state.received == nil ? state.cancel : nil

@@ -96,7 +96,7 @@ func numberedPages(_ count: Int, _ random: inout SeededGenerator, zeroPercent: U
                     }
                     missing.append(bitmap)
                     blocks.append(
-                        PageFeed.Block(region: region, unitPages: PageCount(unit), missing: bitmap, sendsZeros: index != 1 || seed % 2 == 0))
+                        PageFeed.Block(region: region, unitPages: PageCount(unit), missing: bitmap))
                 }
                 let feed = try PageFeed(blocks, readerCount: 3, prefetchLimit: .kibibytes(seed % 2 == 0 ? 4 : 512))
                 defer { feed.close() }
@@ -133,7 +133,7 @@ func numberedPages(_ count: Int, _ random: inout SeededGenerator, zeroPercent: U
                         if !isRight { throw Wrong(description: "seed \(seed): page \(page) of block \(block) has wrong bytes") }
                     }
                 }
-                for (block, rest) in missing.enumerated() where blocks[block].sendsZeros && !rest.isEmpty {
+                for (block, rest) in missing.enumerated() where !rest.isEmpty {
                     throw Wrong(description: "seed \(seed): \(rest.count) pages of block \(block) never came")
                 }
                 if let next = try feed.next() { throw Wrong(description: "seed \(seed): \(next.pages) after the end") }

@@ -57,6 +57,13 @@ public struct PageBitmap: Sendable, Equatable {
         }
     }
 
+    /// Takes out what is in `other`, a set of pages of the same block.
+    public mutating func subtract(_ other: PageBitmap) {
+        precondition(other.pageCount == pageCount)
+        for index in words.indices { words[index] &= ~other.words[index] }
+        count = PageCount(words.reduce(0) { $0 + $1.nonzeroBitCount })
+    }
+
     /// The first page of `pages` that is in the set, or that is not; nil when there is none. O(words).
     public func first(in pages: Range<PageIndex>, isMember: Bool) -> PageIndex? {
         precondition(pages.upperBound.rawValue <= pageCount.rawValue)

@@ -30,12 +30,9 @@ public final class PageFeed: Sendable {
         public var unitPages: PageCount
         /// The pages that the machine lacks. For a block on huge pages none but whole units.
         public var missing: PageBitmap
-        /// False when zero pages need not be handed out, because the machine's memory is zero where nothing is put.
-        public var sendsZeros: Bool
 
         public init(
-            region: any RegionSource, unitPages: PageCount = PageCount(pagesPerRun), missing: PageBitmap? = nil,
-            sendsZeros: Bool = true
+            region: any RegionSource, unitPages: PageCount = PageCount(pagesPerRun), missing: PageBitmap? = nil
         ) {
             let pages = PageCount(covering: region.byteLength)
             let all = missing ?? PageBitmap(pageCount: pages, isFull: true)
@@ -44,7 +41,6 @@ public final class PageFeed: Sendable {
             self.region = region
             self.unitPages = unitPages
             self.missing = all
-            self.sendsZeros = sendsZeros
         }
     }
 

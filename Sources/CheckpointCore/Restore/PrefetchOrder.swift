@@ -74,7 +74,7 @@ struct PrefetchOrder {
                 break
             }
             let end = PageIndex(missing[block].pageCount.rawValue)
-            if blocks[block].sendsZeros, let first = missing[block].first(in: cursor..<end, isMember: true) {
+            if let first = missing[block].first(in: cursor..<end, isMember: true) {
                 let limit = min(end, first + max(Self.zerosAtOnce, blocks[block].unitPages))
                 let pages = missing[block].run(around: first, within: first..<limit)
                 cursor = pages.upperBound

@@ -1,0 +1,15 @@
+// `ckstore vm`: checkpoints of virtual machines.
+
+import ArgumentParser
+
+struct VM: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Checkpoint and restore running virtual machines.",
+        discussion: """
+            Example:
+              ckstore vm restore vm.ck monday --lazy --disk vda=hd.img -- \\
+                qemu-system-x86_64 -machine pc -m 512M -drive file=hd.img,format=raw,if=virtio
+              ckstore vm show vm.ck monday
+            """,
+        subcommands: [VMRestore.self, VMResume.self, VMShow.self])
+}

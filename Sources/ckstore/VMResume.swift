@@ -1,0 +1,47 @@
+// `ckstore vm resume`.
+
+import ArgumentParser
+import CheckpointCore
+import CheckpointStore
+import Media
+import QEMUEngine
+import QMP
+import Units
+
+struct VMResume: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "resume",
+        abstract: "Go on with a lazy restore that was interrupted.",
+        discussion: """
+            The machine waits for memory that `ckstore vm restore --lazy` did not bring before it ended. It is asked what it has, and gets the \
+            rest. A machine that was started from another checkpoint is refused.
+
+            Example:
+              ckstore vm resume vm.ck monday --qmp /run/vm.qmp
+            """)
+
+    @OptionGroup var target: StoreArgument
+    @Argument(help: "The name of the checkpoint that was being restored.")
+    var name: String
+    @Option(help: ArgumentHelp("The socket of the machine's QMP monitor.", valueName: "socket"), completion: .file())
+    var qmp: String
+    @OptionGroup var output: OutputOptions
+
+    func run() throws {
+        let start = wallClockNanoseconds()
+        let store = try target.open(.readOnly)
+        defer { store.close() }
+        let source = try StoreBackedDataStore(store).source(name)
+        let client = try QMPClient.connect(path: qmp)
+        defer { client.close() }
+        let progress = Progress(isShown: output.showsProgress, total: nil)
+        defer { progress.clear() }
+        let counts = try QEMUResume.run(source, qmp: client) { progress.update($0.dataPages.bytes) }
+        let isRunning = try client.execute("query-status")["status"]?.string == "running"
+        let result = RestoreResult(
+            checkpoint: name, lazy: true, running: isRunning, loadedMilliseconds: nil,
+            completeMilliseconds: Double(wallClockNanoseconds() - start) / 1e6, counts)
+        progress.clear()
+        try output.report(result, summary: "resumed \(name): \(result.summary)\n")
+    }
+}
