@@ -15,9 +15,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Not in every header: waitid's P_PIDFD, and close_range's flag. */
+/* Not in every header: waitid's P_PIDFD. */
 #define CK_P_PIDFD ((idtype_t)3)
-#define CK_CLOSE_RANGE_CLOEXEC 4u
 
 #define RETRY(call)                                 \
     ({                                              \
@@ -87,12 +86,13 @@ static int arrange_descriptors(const struct start *start) {
         one->moved = fcntl(one->parent, F_DUPFD_CLOEXEC, above + 1);
         if (one->moved < 0) return -errno;
     }
-    if (syscall(SYS_close_range, 3u, ~0u, CK_CLOSE_RANGE_CLOEXEC) < 0) return -errno;
+    /* Closed here and not by the exec, which lets the parent go on before it closes. */
+    if (above > 2 && syscall(SYS_close_range, 3u, (unsigned)above, 0u) < 0) return -errno;
     for (size_t i = 0; i < start->count; i++) {
         int status = RETRY(dup2(start->inherited[i].moved, start->inherited[i].child));
         if (status < 0) return status;
     }
-    return 0;
+    return syscall(SYS_close_range, (unsigned)above + 1, ~0u, 0u) < 0 ? -errno : 0;
 }
 
 /* In the child, between fork and exec: system calls only. Returns only when it failed. */
