@@ -22,13 +22,17 @@ enum ProtectionKind {
 /// An open userfaultfd. Its calls may come from several threads.
 final class Userfault: Sendable {
     let descriptor: OwnedDescriptor
-    private let place: String
+    private let process: TargetProcess
+    private var place: String { process.place }
 
     private static let newKernel = "This needs Linux 6.7 or newer."
 
+    /// How long a process takes at most from giving its memory back to its end.
+    private static let endMilliseconds: Int32 = 1000
+
     /// Makes one for `process`, which has one of its threads stopped for some tenths of a millisecond for it.
     init(_ process: TargetProcess, _ kind: ProtectionKind, avoiding threads: Set<Int32>) throws(EngineError) {
-        place = process.place
+        self.process = process
         descriptor = try Injection(process, avoiding: threads).userfault(for: kind)
         let result = ck_uffd_begin(descriptor.number, kind == .asynchronous)
         if result == -EINVAL {
@@ -59,7 +63,8 @@ final class Userfault: Sendable {
     /// Ends the registration of a range, and with it the protection. A process that has ended is none the worse.
     func unregister(_ range: Range<TargetAddress>) throws(EngineError) {
         let result = ck_uffd_unregister(descriptor.number, range.lowerBound.rawValue, range.length.rawValue)
-        if result == -ESRCH { return }
+        // Out of memory is also what the kernel says when the process has just given its memory back, shortly before its end.
+        if result == -ESRCH || (result == -ENOMEM && ck_pidfd_wait(process.handle.number, Self.endMilliseconds) != 0) { return }
         try checked(result, "end the memory's write protection", place: place)
         // Who began to wait while that went on.
         ck_uffd_wake(descriptor.number, range.lowerBound.rawValue, range.length.rawValue)

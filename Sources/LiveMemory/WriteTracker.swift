@@ -48,10 +48,7 @@ public final class WriteTracker: Sendable {
     public func arm() throws(EngineError) {
         try state.withLock { state throws(EngineError) in
             precondition(!state.isArmed, "a tracker is armed once at a time")
-            let mappings = try block.process.mappings().sharedRegions
-            guard mappings.contains(where: { $0.file == block.mapping.file && $0.addresses == block.mapping.addresses }) else {
-                throw EngineError(.notFound, "the process has no such memory any more", place: block.process.place)
-            }
+            try block.checkMapped()
             try userfault.register(block.mapping.addresses)
             do throws(EngineError) {
                 try userfault.protect(block.mapping.addresses)
@@ -65,19 +62,22 @@ public final class WriteTracker: Sendable {
 
     /// The pages written since the last scan, or since `arm`; from now on they are tracked anew. About 1.5 ms for each GiB.
     ///
-    /// - Throws: `.busy` when somebody else ended the tracking: nothing is known about the writes then. `.exited`.
+    /// - Throws: `.busy` when somebody else ended the tracking, or while pages are copied on write; `.exited`. The next scan that succeeds reports all pages.
     public func scan() throws(EngineError) -> PageRanges {
         try state.withLock { state throws(EngineError) in
             precondition(state.isArmed, "a tracker scans between arm and disarm")
+            guard state.lent.isEmpty else {
+                throw EngineError(
+                    .busy, "pages are still being copied on write", remedy: "Scan when that has ended.", place: block.process.place)
+            }
             let before = state.unknown
             // What a scan that fails has collected and protected again must not be lost.
             state.unknown = PageRanges([block.pages])
-            var written = before.subtracting(state.lent)
-            for range in state.unknown.subtracting(state.lent).ranges {
-                written = written.union(try scanner.pages(CK_SCAN_WRITTEN_PROTECT, within: range))
-            }
-            state.unknown = before.intersection(state.lent)
-            return written
+            let written = try scanner.pages(CK_SCAN_WRITTEN_PROTECT, within: block.pages)
+            // Where nothing is mapped there is nothing to report: memory that has gone would look untouched.
+            try block.checkMapped()
+            state.unknown = PageRanges()
+            return written.union(before)
         }
     }
 

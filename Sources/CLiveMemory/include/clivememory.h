@@ -7,6 +7,7 @@
 #ifndef CLIVEMEMORY_H
 #define CLIVEMEMORY_H
 
+#include "clivememory_claims.h"
 #include "clivememory_inject.h"
 #include "clivememory_scan.h"
 #include "clivememory_uffd.h"
