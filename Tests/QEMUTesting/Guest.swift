@@ -16,6 +16,8 @@ public final class Guest: Sendable {
     public let ticks: TickLog
     /// QEMU's process.
     public let process: pid_t
+    /// What the workload said first: after a restore, where it goes on from.
+    public let firstStatus: GuestStatus
     private let port: GuestPort
     private let pidfd: Int32
     /// QEMU, where this process started it; kept so that it is reaped.
@@ -37,21 +39,26 @@ public final class Guest: Sendable {
 
     /// Takes over a machine whose QEMU was started by somebody else, such as `ckstore vm restore`, and waits until its workload
     /// answers. From here on QEMU is this object's to end.
-    public convenience init(attachingTo machine: GuestMachine, limitSeconds: Double = 60) throws {
-        try self.init(machine, nil, limitSeconds: limitSeconds)
+    /// - Parameter launcherTrouble: what whoever starts QEMU said when it has ended without success; nil as long as it has not.
+    public convenience init(
+        attachingTo machine: GuestMachine, limitSeconds: Double = 60, launcherTrouble: () -> String? = { nil }
+    ) throws {
+        try self.init(machine, nil, limitSeconds: limitSeconds, launcherTrouble)
     }
 
-    private init(_ machine: GuestMachine, _ child: ChildProcess?, limitSeconds: Double) throws {
+    private init(
+        _ machine: GuestMachine, _ child: ChildProcess?, limitSeconds: Double, _ launcherTrouble: () -> String? = { nil }
+    ) throws {
         let end = Monotonic.now() + UInt64(limitSeconds * 1e9)
         self.machine = machine
         self.child = child
-        let control = try Self.connect(machine.controlPath, until: end)
+        let control = try Self.connect(machine.controlPath, until: end, launcherTrouble)
         port = GuestPort(descriptor: control)
         process = ck_peer_process(control)
         pidfd = ck_pidfd_open(process)
-        ticks = try TickLog(descriptor: Self.connect(machine.ticksPath, until: end))
+        ticks = try TickLog(descriptor: Self.connect(machine.ticksPath, until: end, launcherTrouble))
         do {
-            _ = try port.command("status", limitSeconds: limitSeconds, repeats: true)
+            firstStatus = try port.command("status", limitSeconds: limitSeconds, repeats: true)
         } catch {
             ck_pidfd_signal(pidfd, SIGKILL)
             throw GuestTrouble("\(error)\n\(machine.messages)")
@@ -126,10 +133,11 @@ public final class Guest: Sendable {
     }
 
     /// Connects to a socket of QEMU's as soon as it is there.
-    private static func connect(_ path: String, until end: UInt64) throws -> Int32 {
+    private static func connect(_ path: String, until end: UInt64, _ launcherTrouble: () -> String?) throws -> Int32 {
         while true {
             let descriptor = unsafe ck_connect_local(path)
             if descriptor >= 0 { return descriptor }
+            if let trouble = launcherTrouble() { throw GuestTrouble(trouble) }
             guard Monotonic.now() < end else { throw GuestTrouble("\(path): nobody listens (error \(descriptor))") }
             usleep(5000)
         }

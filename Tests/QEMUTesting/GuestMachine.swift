@@ -18,9 +18,12 @@ public final class GuestMachine: Sendable {
         try self.init(options, makesDisks: true)
     }
 
-    /// A machine that `original` can be brought back in: the same hardware, sockets of its own, and no images under `disks` yet.
+    /// A machine that `original` can be brought back in: the same hardware, sockets of its own, and raw images, which are still to
+    /// be made, for disks.
     public convenience init(forRestoreOf original: GuestMachine) throws {
-        try self.init(original.options, makesDisks: false)
+        var options = original.options
+        for index in options.disks.indices { options.disks[index].format = .raw }
+        try self.init(options, makesDisks: false)
     }
 
     private init(_ options: GuestOptions, makesDisks: Bool) throws {
