@@ -167,7 +167,7 @@ let package = Package(
             name: "QEMUEngineTests",
             dependencies: [
                 "QEMUEngine", "QMP", "MigrationStream", "LiveMemory", "DiskCapture", "CheckpointCore", "CheckpointStore",
-                "Media", "QEMUTesting", "Threading", "Units",
+                "Media", "QEMUTesting", "FaultHarness", "Threading", "Units",
             ],
             swiftSettings: strict),
     ]

@@ -7,9 +7,10 @@ struct VM: ParsableCommand {
         abstract: "Checkpoint and restore running virtual machines.",
         discussion: """
             Example:
+              ckstore vm checkpoint vm.ck monday --qmp /run/vm1.qmp
               ckstore vm restore vm.ck monday --lazy --disk vda=hd.img -- \\
                 qemu-system-x86_64 -machine pc -m 512M -drive file=hd.img,format=raw,if=virtio
               ckstore vm show vm.ck monday
             """,
-        subcommands: [VMRestore.self, VMResume.self, VMShow.self])
+        subcommands: [VMCheckpoint.self, VMRestore.self, VMResume.self, VMShow.self, VMRescue.self, VMGuard.self])
 }

@@ -51,7 +51,9 @@ struct BackgroundSnapshot {
         do throws(EngineError) {
             try qmp.execute("migrate", ["uri": .string("fd:\(StreamSpool.passedName)")])
             let stop = try waitForStop(after: start)
-            try session.guestRuns(again: stop)
+            // The disks' writes of before the stop are told from those of after it.
+            try session.disks?.cut(resume: stop.endedMicroseconds)
+            session.guestRuns(again: stop)
             try waitForEnd(after: start)
             threads.stopGivingWay()
             let taken = try drain.finish()

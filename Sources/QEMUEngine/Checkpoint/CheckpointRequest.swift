@@ -1,6 +1,7 @@
 // What a checkpoint of a running machine is asked to be, and what it came to.
 
 import CheckpointCore
+import DiskCapture
 import Units
 
 /// How guest memory is captured.
@@ -62,4 +63,6 @@ public struct CheckpointReport: Sendable {
     public var newPages: PageCount
     /// Bytes that they took.
     public var storedBytes: ByteCount
+    /// How each disk was read.
+    public var disks: [DiskReport]
 }

@@ -28,9 +28,8 @@ struct CheckpointSession: Sendable {
         progress(CheckpointProgress(phase: phase, done: done, total: total))
     }
 
-    /// The guest has stood still and runs again: its disks' writes of before are told from those of after.
-    func guestRuns(again stop: Stop) throws(EngineError) {
-        try disks?.cut(resume: stop.endedMicroseconds)
+    /// The guest has stood still and runs again.
+    func guestRuns(again stop: Stop) {
         progress(CheckpointProgress(phase: .resumed(stopMicroseconds: stop.lengthMicroseconds), done: .zero, total: nil))
     }
 }

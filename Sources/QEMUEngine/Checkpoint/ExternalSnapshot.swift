@@ -23,7 +23,7 @@ struct ExternalSnapshot {
     private static let mostRounds = 16
     /// A dirty set of so few pages is copied in the stop; a round more would find hardly fewer.
     private static let fewPages = PageCount(256)
-    /// For so many pages there is room in the stop from the beginning.
+    /// So many pages are copied in the stop; more are protected in it, and copied on write.
     private static let copiedInStop = PageCount(6144)
     private static let timeoutMilliseconds = 30_000
 
@@ -53,7 +53,7 @@ struct ExternalSnapshot {
         try memory.saveAll()
         try settle(memory)
         let (stop, spool) = try stopAndCapture(memory)
-        try session.guestRuns(again: stop)
+        session.guestRuns(again: stop)
         try memory.finish()
         var intake = StreamIntake(
             sink: session.sink, workers: 1, externalBlocks: memory.blockNames, progress: { _ in })
@@ -76,7 +76,7 @@ struct ExternalSnapshot {
             let dirty = try memory.scan()
             let isStuck = last.map { dirty.rawValue * 5 > $0.rawValue * 4 } ?? false
             // What is not saved now stays marked for the stop.
-            if isStuck, dirty > Self.fewPages { return memory.makeRoom(for: PageCount(dirty.rawValue * 5 / 4)) }
+            if isStuck, dirty > Self.fewPages { return try memory.prepareCopyOnWrite() }
             try memory.saveScanned()
             if dirty <= Self.fewPages { return }
             last = dirty

@@ -27,25 +27,29 @@ final class GuestMemory {
         var present = PageRanges()
         /// Copied in the stop.
         let copied: CopiedPages
+        /// For dirty sets that take longer to copy than to protect.
+        var copyOnWrite: CopyOnWriteRanges?
+        var isProtected = false
     }
 
     private var parts: [Part] = []
     private let session: CheckpointSession
     private let givesMemoryBack: Bool
+    private let guestThreads: Set<Int32>
     private(set) var pagesRead = PageCount.zero
 
     /// Finds and opens the memory; nothing is tracked yet. The process is held up for less than a millisecond.
     init(_ session: CheckpointSession, copyingAtMost pages: PageCount) throws(EngineError) {
         self.session = session
         givesMemoryBack = try Self.canGiveBack(session.qmp)
-        let threads = try Self.guestThreads(session.qmp)
+        guestThreads = try Self.guestThreads(session.qmp)
         for (backend, mapping, process) in try Self.find(session.machine, session.qmp) {
             let block = try SharedMemoryBlock(process, mapping)
             let region = try session.sink.addRegion(
                 MachineRecord.memoryRegion(backend.id), kind: .memory, byteLength: mapping.length)
             parts.append(
                 Part(
-                    id: backend.id, block: block, tracker: try WriteTracker(block, avoiding: threads), region: region,
+                    id: backend.id, block: block, tracker: try WriteTracker(block, avoiding: guestThreads), region: region,
                     copied: CopiedPages(room: pages)))
         }
     }
@@ -132,19 +136,22 @@ final class GuestMemory {
         }
     }
 
-    /// Provides room for so many pages to be copied in the stop.
-    func makeRoom(for pages: PageCount) {
-        for part in parts { part.copied.makeRoom(pages) }
+    /// Prepares for more dirty pages than can be copied in a short stop: they are protected in it, and copied on write after it.
+    func prepareCopyOnWrite() throws(EngineError) {
+        for index in parts.indices {
+            parts[index].copyOnWrite = try CopyOnWriteRanges(parts[index].block, avoiding: guestThreads)
+        }
     }
 
     // MARK: in the stop, and after it
 
-    /// Copies what is not saved as it is now. The guest stands still.
+    /// Copies what is not saved as it is now, or protects it until it has been copied. The guest stands still.
     func captureInStop() throws(EngineError) {
         _ = try scan()
         for index in parts.indices {
             let part = parts[index]
-            try part.copied.take(part.pending, of: part.block)
+            parts[index].isProtected = try protect(part)
+            if !parts[index].isProtected { try part.copied.take(part.pending, of: part.block) }
             parts[index].pending = PageRanges()
             guard givesMemoryBack else { continue }
             let now = try part.block.presentPages()
@@ -152,10 +159,29 @@ final class GuestMemory {
         }
     }
 
-    /// Saves what was copied in the stop.
+    /// Protects the pages of a part where that is shorter than copying them; false when they are to be copied.
+    private func protect(_ part: Part) throws(EngineError) -> Bool {
+        guard let copyOnWrite = part.copyOnWrite, part.pending.count > part.copied.room else { return false }
+        // Whatever keeps them from being protected, they can still be copied here and now.
+        do throws(EngineError) { try copyOnWrite.protect(part.pending, from: part.tracker) } catch where error.code != .exited {
+            return false
+        }
+        return true
+    }
+
+    /// Saves what was copied in the stop, and what is being copied on write since.
     func finish() throws(EngineError) {
         for part in parts {
             for range in part.copied.zeros.ranges { try part.region.putZeros(range) }
+            if part.isProtected, let copyOnWrite = part.copyOnWrite {
+                var count = PageCount.zero
+                unsafe try copyOnWrite.deliver { (first, bytes) throws(EngineError) in
+                    count += PageCount(bytes.count / pageSize)
+                    try unsafe part.region.save(bytes, at: first, isScattered: bytes.count < pagesPerRun * pageSize)
+                }
+                pagesRead += count
+                continue
+            }
             try part.copied.save(to: part.region)
             pagesRead += part.copied.count
         }
@@ -163,7 +189,10 @@ final class GuestMemory {
 
     /// Ends the tracking.
     func release() throws(EngineError) {
-        for part in parts { try part.tracker.disarm() }
+        for part in parts {
+            try part.copyOnWrite?.cancel()
+            try part.tracker.disarm()
+        }
     }
 
     /// Whether the stream's list has the blocks that were read here.

@@ -104,7 +104,8 @@ extension RegionSink {
 /// Pages copied in a stop, to be saved after it.
 final class CopiedPages {
     private var buffer: PageBuffer
-    private var room: PageCount
+    /// What can be copied without providing more memory first.
+    private(set) var room: PageCount
     private var ranges = PageRanges()
     /// Pages that are zero at the stop although they were not before.
     var zeros = PageRanges()
@@ -117,8 +118,7 @@ final class CopiedPages {
 
     var count: PageCount { ranges.count }
 
-    /// Provides more room, if that is more.
-    func makeRoom(_ pages: PageCount) {
+    private func makeRoom(_ pages: PageCount) {
         guard pages > room else { return }
         room = pages
         buffer = PageBuffer(pages: pages)

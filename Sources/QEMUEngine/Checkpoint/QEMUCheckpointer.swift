@@ -64,7 +64,7 @@ public final class QEMUCheckpointer: Sendable {
         let guardian = try GuardProcess(command: request.guardCommand, qmp: qmp, capabilities: capabilities)
         let session = CheckpointSession(
             qmp: qmp, machine: machine, capabilities: capabilities, sink: sink,
-            disks: disks.isEmpty ? nil : try capture(disks, qmp, sink, engine), words: guardian.state,
+            disks: disks.isEmpty ? nil : capture(disks, qmp, sink, engine), words: guardian.state,
             parallelism: request.parallelism, progress: progress)
         let report: CheckpointReport
         do throws(EngineError) { report = try take(session, engine, disks, start) } catch {
@@ -84,26 +84,26 @@ public final class QEMUCheckpointer: Sendable {
         try session.disks?.prepare()
         let captured = try engine == .external ? ExternalSnapshot(session).run() : BackgroundSnapshot(session: session).run()
         session.report(.disks)
-        try session.disks?.save(into: session.sink) { done, total in session.report(.disks, done, of: total) }
+        let diskReports = try session.disks?.save(into: session.sink) { session.report(.disks, $0.scanned, of: $0.total) } ?? []
         let record = try record(of: captured, session, disks)
         try session.sink.putBlob(MachineRecord.deviceStateRegionName, captured.deviceState)
         try session.sink.put(record)
         session.report(.finishing)
         try session.capabilities.restore(in: session.qmp)
         let receipt = try session.sink.commit()
-        try session.disks?.retire(isCommitted: true)
+        try session.disks?.retire(committed: true)
         return CheckpointReport(
             machine: record, stopMicroseconds: captured.stop.lengthMicroseconds,
             totalMicroseconds: Clock.nowMicroseconds() - start, migrationMicroseconds: captured.migrationMicroseconds,
-            pages: captured.pages, newPages: receipt.newPages, storedBytes: receipt.storedBytes)
+            pages: captured.pages, newPages: receipt.newPages, storedBytes: receipt.storedBytes, disks: diskReports)
     }
 
     /// Puts the machine back after a failure. Returns what could not be put back.
     private func bringBack(_ session: CheckpointSession) -> EngineError? {
         let rescue = GuestRescue(
-            processID: session.qmp.processID, mayContinue: session.words.mayHaveStopped, capabilities: session.capabilities)
+            processID: session.qmp.processID, mayContinue: session.words.mayHaveStopped, capabilities: session.capabilities,
+            disks: session.disks)
         do throws(EngineError) {
-            try session.disks?.retire(isCommitted: false)
             _ = try rescue.run { () throws(EngineError) in session.qmp }
             return nil
         } catch { return error.code == .exited ? nil : error }
@@ -135,11 +135,11 @@ public final class QEMUCheckpointer: Sendable {
 
     private func capture(
         _ disks: [WritableDisk], _ qmp: QMPClient, _ sink: any CheckpointSink, _ engine: CaptureEngine
-    ) throws(EngineError) -> DiskCapture {
+    ) -> DiskCapture {
         var options = DiskCapture.Options()
         options.overlayFolder = request.overlayFolder
         options.keepsBitmap = request.tracksDisks
-        return try DiskCapture(
+        return DiskCapture(
             qmp: qmp, disks: disks, mode: engine == .external ? .atStop : .logged, checkpoint: sink.id, parent: sink.parentID,
             options: options)
     }

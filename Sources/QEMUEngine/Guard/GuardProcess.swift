@@ -102,7 +102,7 @@ public enum Guard {
         while unsafe recv(lifeline, &byte, 1, 0) < 0, errno == EINTR {}
         guard !state.isDone else { return }
         let rescue = GuestRescue(
-            processID: given.processID, mayContinue: state.mayHaveStopped, capabilities: given.capabilities)
+            processID: given.processID, mayContinue: state.mayHaveStopped, capabilities: given.capabilities, disks: nil)
         let done = try rescue.run { () throws(EngineError) in
             // A copy for each try, since a client closes its own.
             let copy = fcntl(connection, F_DUPFD_CLOEXEC, 10)

@@ -19,6 +19,8 @@ public struct GuestRescue: Sendable {
     public var mayContinue: Bool
     /// What migration capabilities are to be set to; nil: those that a checkpoint sets go off.
     var capabilities: MigrationCapabilities?
+    /// The capture of disks that is under way in this process; nil: what is found in QEMU is cleaned up.
+    var disks: DiskCapture?
 
     private static let pollMicroseconds: UInt32 = 50_000
     private static let snapshotLimitSeconds = 600
@@ -26,13 +28,14 @@ public struct GuestRescue: Sendable {
     /// A rescue of the machine behind a monitor.
     /// - Parameter mayContinue: whether to let the guest run when it stands still.
     public init(processID: Int32, mayContinue: Bool) {
-        self.init(processID: processID, mayContinue: mayContinue, capabilities: nil)
+        self.init(processID: processID, mayContinue: mayContinue, capabilities: nil, disks: nil)
     }
 
-    init(processID: Int32, mayContinue: Bool, capabilities: MigrationCapabilities?) {
+    init(processID: Int32, mayContinue: Bool, capabilities: MigrationCapabilities?, disks: DiskCapture?) {
         self.processID = processID
         self.mayContinue = mayContinue
         self.capabilities = capabilities
+        self.disks = disks
     }
 
     /// Does it.
@@ -78,8 +81,8 @@ public struct GuestRescue: Sendable {
     private func freeMemory(_ qmp: QMPClient) throws(EngineError) -> [String] { try releaseMemory() }
 
     private func releaseMemory() throws(EngineError) -> [String] {
-        let released = try UserfaultRescue.release(try TargetProcess(pid: processID))
-        return released == 0 ? [] : ["took write protection off \(released) ranges of the guest's memory"]
+        let report = try UserfaultRescue.release(try TargetProcess(pid: processID))
+        return report.released.isEmpty ? [] : ["took write protection off \(report.released.count) ranges of the guest's memory"]
     }
 
     private func resume(_ qmp: QMPClient) throws(EngineError) -> [String] {
@@ -102,5 +105,9 @@ public struct GuestRescue: Sendable {
         return []
     }
 
-    private func restoreDisks(_ qmp: QMPClient) throws(EngineError) -> [String] { try DiskCapture.cleanUp(qmp) }
+    private func restoreDisks(_ qmp: QMPClient) throws(EngineError) -> [String] {
+        guard let disks else { return try DiskCapture.cleanUp(qmp) }
+        try disks.retire(committed: false)
+        return []
+    }
 }

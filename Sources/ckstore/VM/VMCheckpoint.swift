@@ -108,6 +108,13 @@ private struct VMCheckpointResult: Encodable {
     struct Disk: Encodable {
         var name: String
         var byteLength: UInt64
+        /// Bytes read from the machine's disk: all that it holds, or what changed since the parent.
+        var bytesRead: UInt64
+        var isIncremental: Bool
+
+        var summary: String {
+            "\(name) \(readable(ByteCount(byteLength))), \(readable(ByteCount(bytesRead))) read\(isIncremental ? " (changes only)" : "")"
+        }
     }
     var checkpoint: String
     var parent: String?
@@ -136,7 +143,10 @@ private struct VMCheckpointResult: Encodable {
         storedBytes = report.storedBytes.rawValue
         memoryBytes = report.machine.memoryBlocks.reduce(0) { $0 + $1.byteLength }
         deviceStateBytes = report.machine.deviceStateBytes
-        disks = report.machine.disks.map { Disk(name: $0.name, byteLength: $0.byteLength) }
+        disks = zip(report.machine.disks, report.disks).map { disk, read in
+            Disk(
+                name: disk.name, byteLength: disk.byteLength, bytesRead: read.bytesRead.rawValue, isIncremental: read.isIncremental)
+        }
     }
 
     var summary: String {
@@ -146,7 +156,7 @@ private struct VMCheckpointResult: Encodable {
             (\(readable(bytes: rate))/s)
               stop:   \(milliseconds(stopMicroseconds))
               memory: \(readable(ByteCount(memoryBytes))), \(pages) pages looked at
-              disks:  \(disks.isEmpty ? "none" : disks.map { "\($0.name) \(readable(ByteCount($0.byteLength)))" }.joined(separator: ", "))
+              disks:  \(disks.isEmpty ? "none" : disks.map(\.summary).joined(separator: ", "))
               stored: \(newPages) new pages, \(readable(ByteCount(storedBytes)))
 
             """
