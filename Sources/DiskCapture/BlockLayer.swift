@@ -45,7 +45,8 @@ struct BlockLayer: Sendable {
     }
 
     func nodes() throws(EngineError) -> [Node] {
-        guard let list = try qmp.execute("query-named-block-nodes", ["flat": true]).array else {
+        // Not the flat form, which says of every node that it has nothing below it.
+        guard let list = try qmp.execute("query-named-block-nodes", ["flat": false]).array else {
             throw Self.wrongAnswer("query-named-block-nodes", "no list")
         }
         return try list.map { (node) throws(EngineError) in
