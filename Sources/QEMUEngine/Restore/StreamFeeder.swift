@@ -95,7 +95,9 @@ enum FullStream {
             if feeder.writer.byteCount >= sendAt { try feeder.send() }
         }
         feeder.writer.endRAM()
-        feeder.writer.deviceState(deviceState.bytesWithoutDescription)
+        feeder.writer.deviceState(deviceState.bytes)
         try feeder.send()
+        // QEMU looks for a description behind the state, and waits for it where there is none.
+        socket.endSending()
     }
 }

@@ -64,6 +64,9 @@ final class StreamSocket: Sendable {
         }
     }
 
+    /// Says that nothing more will be sent.
+    func endSending() { _ = Glibc.shutdown(descriptor, Int32(SHUT_WR)) }
+
     /// Ends both directions; calls under way return.
     func shutDown() { _ = Glibc.shutdown(descriptor, Int32(SHUT_RDWR)) }
 }
