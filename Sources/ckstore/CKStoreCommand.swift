@@ -45,7 +45,9 @@ struct CKStoreCommand: ParsableCommand {
             CommandGroup(name: "Stores", subcommands: [Create.self, Resize.self, Info.self, Verify.self, Bench.self]),
             CommandGroup(
                 name: "Checkpoints",
-                subcommands: [Save.self, Restore.self, List.self, Show.self, Read.self, Delete.self]),
+                subcommands: [
+                    Save.self, Restore.self, List.self, Show.self, Read.self, Diff.self, Export.self, Delete.self,
+                ]),
             CommandGroup(name: "Virtual machines", subcommands: [VM.self]),
         ])
 

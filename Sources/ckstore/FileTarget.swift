@@ -55,6 +55,15 @@ final class FileTarget: RestoreTarget {
         try writeData(of: region, to: descriptor, path: path, parallelism: parallelism, progress: progress)
     }
 
+    /// Has `write` write the content, to a file that is empty, or of `length` bytes that are all zero.
+    func fill(length: ByteCount? = nil, _ write: (Int32) throws -> Void) throws {
+        if let length {
+            let status = ck_set_size(descriptor, length.rawValue)
+            guard status == 0 else { throw systemError("set the size of", path, -status) }
+        }
+        try write(descriptor)
+    }
+
     func publish() throws {
         let status = ck_flush_all(descriptor)
         guard status == 0 else { throw systemError("flush", path, -status, region: region) }

@@ -104,5 +104,8 @@ final class StreamTarget: RestoreTarget {
         }
     }
 
+    /// Has `write` write the content.
+    func fill(_ write: (Int32) throws -> Void) throws { try write(descriptor) }
+
     func publish() {}
 }
