@@ -17,10 +17,10 @@
 #include "clivememory_inject.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -60,10 +60,11 @@ static int request(int what, struct session *s, void *address, void *data) {
     return ptrace(what, s->thread, address, data) < 0 ? -errno : 0;
 }
 
-/* Waits for the thread's next stop. Polls: there is no wait for one thread that ends in time. */
+/* Waits for the thread's next stop. Polls, since there is no wait for one thread that ends in time; asleep in between and not yielding,
+ * which on a busy machine would cost whole time slices while the thread is held. */
 static int wait_stop(struct session *s, int limit_ms) {
     int64_t end = now_ms() + limit_ms;
-    for (unsigned round = 0;; round++) {
+    for (;;) {
         int status;
         pid_t got = waitpid(s->thread, &status, __WALL | WNOHANG);
         if (got < 0 && errno != EINTR) return -errno;
@@ -73,12 +74,8 @@ static int wait_stop(struct session *s, int limit_ms) {
             s->signal = WSTOPSIG(status);
             return s->signal == (SIGTRAP | 0x80) ? STOP_CALL : STOP_SIGNAL;
         }
-        if (round < 500) {
-            sched_yield();
-        } else {
-            if (now_ms() >= end) return -ETIMEDOUT;
-            nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
-        }
+        if (now_ms() >= end) return -ETIMEDOUT;
+        nanosleep(&(struct timespec){.tv_nsec = 5000}, NULL);
     }
 }
 
@@ -221,6 +218,7 @@ static int take(struct session *s, const struct ck_injection *injection, enum ck
 
 int ck_take_userfaultfd(const struct ck_injection *injection, enum ck_injection_step *step) {
     struct session session = {.thread = injection->thread};
+    prctl(PR_SET_TIMERSLACK, 1UL); /* this thread's sleeps are as short as it asks for */
     /* Never PTRACE_O_EXITKILL: our end must not be the target's. */
     intptr_t options = PTRACE_O_TRACESYSGOOD | (injection->suspend_seccomp ? PTRACE_O_SUSPEND_SECCOMP : 0);
     *step = CK_INJECTION_ATTACH;

@@ -11,6 +11,7 @@
 
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
 #endif
 
 /* The interface of Linux 6.7 and newer. */
@@ -63,8 +64,8 @@ int64_t ck_shared_memory_page_size(int fd) {
     }
 }
 
-int ck_populate_read(void *start, size_t length) {
-    while (madvise(start, length, MADV_POPULATE_READ) < 0) {
+int ck_populate(void *start, size_t length, bool for_writing) {
+    while (madvise(start, length, for_writing ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) < 0) {
         if (errno != EINTR && errno != EAGAIN) return -errno;
     }
     return 0;

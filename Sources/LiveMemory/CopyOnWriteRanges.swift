@@ -1,7 +1,8 @@
 // Pages of a running process as they were at one instant, though it goes on writing them.
 //
-// In the stop the pages are write-protected; that costs a fraction of copying them. Then the process runs: a page is copied before the
-// first write to it, and all others are copied as fast as possible, so that the writer soon meets no protection any more.
+// What is sure to be written again is prepared while the process runs, and write-protected in the stop, which takes a fraction of the time
+// of copying. Then the process runs: a page is copied before the first write to it, and all others are copied as fast as possible, so that
+// the writer soon meets no protection any more.
 //
 // Invariants:
 // - A page is released only when its original has been copied.
@@ -15,14 +16,12 @@ import Glibc
 import Threading
 import Units
 
-/// Copies on write. `protect`, `deliver` and `cancel` are called by one thread, in this order, once.
+/// Copies on write. `prepare`, `protect`, `deliver` are called by one thread, in this order, once; `cancel` at any point.
 public final class CopyOnWriteRanges: Sendable {
     public let block: SharedMemoryBlock
     private let server: FaultServer
-    private let protected = Lock<(pages: OriginalPages, tracker: WriteTracker?)?>(nil)
+    private let prepared = Lock<(pages: OriginalPages, tracker: WriteTracker?)?>(nil)
 
-    /// The more ranges, the longer the stop: each costs some microseconds.
-    public static let usualRangeLimit = 64
     /// What is copied between two releases: small enough for a writer's patience, large enough for few calls.
     private static let copiedAtOnce = ByteCount.kibibytes(256)
 
@@ -35,25 +34,36 @@ public final class CopyOnWriteRanges: Sendable {
 
     deinit { try? end() }
 
-    /// Protects pages, while nobody writes them: what is delivered later is their content at this moment.
+    /// Takes these pages over from their tracking, and memory for a copy of them all. The process may run and write them: nothing is
+    /// protected yet. Each range makes the stop some microseconds longer, so that short ones are better copied in it: see `PageRanges.longRuns`.
     ///
-    /// - Parameters:
-    ///   - tracker: whose tracking these pages leave for now. Its first scan afterwards reports all of them.
-    ///   - rangeLimit: pages in more ranges are protected together with what lies between.
-    /// - Throws: `.busy`, `.noMemory`, `.exited`. Nothing is protected then, and the pages can still be copied in the stop.
-    public func protect(
-        _ pages: PageRanges, from tracker: WriteTracker? = nil, rangeLimit: Int = usualRangeLimit
-    ) throws(EngineError) {
-        precondition(protected.withLock { $0 == nil }, "pages are protected once")
-        let originals = try OriginalPages(block, wanted: pages, limit: rangeLimit)
-        protected.withLock { $0 = (originals, tracker) }
+    /// - Parameter tracker: whose tracking these pages leave for now. Its scans leave them out until they are back, then one reports all of them.
+    /// - Throws: `.busy`, `.noMemory`, `.exited`. The pages are tracked as before then, and the next scan reports them.
+    public func prepare(_ pages: PageRanges, from tracker: WriteTracker? = nil) throws(EngineError) {
+        precondition(prepared.withLock { $0 == nil }, "pages are prepared once")
+        let originals = try OriginalPages(block, pages)
+        prepared.withLock { $0 = (originals, tracker) }
         server.serve(originals)
         do throws(EngineError) {
             try tracker?.lend(originals.covered)
-            for range in originals.covered.ranges {
-                try server.userfault.register(block.addresses(of: range))
-                try server.userfault.protect(block.addresses(of: range))
-            }
+            for range in originals.covered.ranges { try server.userfault.register(block.addresses(of: range)) }
+        } catch {
+            try? end()
+            throw error
+        }
+    }
+
+    /// The pages that were prepared: those of `prepare`, and the rest of their huge pages.
+    public var pages: PageRanges { prepared.withLock { $0 }?.pages.covered ?? PageRanges() }
+
+    /// Write-protects the prepared pages, while nobody writes them: what is delivered later is their content at this moment. About 0.06 ms
+    /// for each 1000 pages.
+    ///
+    /// - Throws: `.exited`, `.ioFailed`. Nothing is protected then, and the pages can still be copied in the stop.
+    public func protect() throws(EngineError) {
+        guard let (originals, _) = prepared.withLock({ $0 }) else { preconditionFailure("pages are prepared before they are protected") }
+        do throws(EngineError) {
+            for range in originals.covered.ranges { try server.userfault.protect(block.addresses(of: range)) }
         } catch {
             try? end()
             throw error
@@ -61,15 +71,15 @@ public final class CopyOnWriteRanges: Sendable {
     }
 
     /// Hands over every page that was protected, as it was then, in ascending order, in pieces of at most 2 MiB; afterwards nothing is protected
-    /// any more. Copying runs ahead of `body` on a thread of its own, so that up to all the pages are held in memory.
+    /// any more. Copying runs ahead of `body` on a thread of its own.
     ///
     /// - Throws: what `body` throws; `.ioFailed` when a page could not be copied. The process goes on in any case; it may also
     ///   have ended: its memory is then as it left it, and is handed over.
     public func deliver(_ body: (PageIndex, UnsafeRawBufferPointer) throws(EngineError) -> Void) throws(EngineError) {
-        guard let (originals, _) = protected.withLock({ $0 }) else { preconditionFailure("pages are protected before they are delivered") }
+        guard let (originals, _) = prepared.withLock({ $0 }) else { preconditionFailure("pages are protected before they are delivered") }
         do throws(EngineError) {
             try server.startCopying(originals, piece: Self.copiedAtOnce)
-            for piece in Self.pieces(originals.wanted) {
+            for piece in Self.pieces(originals.covered) {
                 try server.waitUntilCopied(throughUnit: originals.unit(of: PageIndex(piece.upperBound.rawValue - 1))!)
                 try unsafe body(piece.lowerBound, originals.bytes(of: piece))
                 originals.forget(piece)
@@ -88,7 +98,7 @@ public final class CopyOnWriteRanges: Sendable {
     private func end() throws(EngineError) {
         guard server.stop() else { return }
         var failure: EngineError?
-        let state = protected.withLock { $0 }
+        let state = prepared.withLock { $0 }
         for range in state?.pages.covered.ranges ?? [] {
             // Those that were never registered are none the worse.
             do throws(EngineError) { try server.userfault.unregister(block.addresses(of: range)) } catch { failure = failure ?? error }

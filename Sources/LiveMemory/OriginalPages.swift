@@ -2,7 +2,7 @@
 //
 // Invariants:
 // - Each unit (a page, or a huge page) is copied at most once, by the one that claimed it, while it is protected.
-// - A unit is released to the process only when it is settled: copied, or not wanted.
+// - A unit is released to the process only when it is settled: copied, or found unreadable.
 
 import CLiveMemory
 import CheckpointCore
@@ -11,10 +11,8 @@ import Units
 
 /// Room for the originals of some ranges of a block. Thread-safe by the claims.
 @safe final class OriginalPages: @unchecked Sendable {
-    /// What is protected: whole units.
+    /// Which pages: whole units.
     let covered: PageRanges
-    /// What is kept: the rest of `covered` only lies between.
-    let wanted: PageRanges
     private let block: SharedMemoryBlock
     private let pagesPerUnit: Int
     /// The number of the first unit of each covered range, and of all.
@@ -25,47 +23,33 @@ import Units
     private let unitBytes: Int
     private let bufferBytes: Int
 
-    /// - Parameter limit: the most ranges to protect: more are joined with what lies between.
-    init(_ block: SharedMemoryBlock, wanted: PageRanges, limit: Int) throws(EngineError) {
+    /// Takes the memory for all originals now, so that copying doesn't wait for it.
+    init(_ block: SharedMemoryBlock, _ pages: PageRanges) throws(EngineError) {
         self.block = block
-        self.wanted = wanted
         pagesPerUnit = block.unit.int / pageSize
-        covered = Self.wholeUnits(wanted, pagesPerUnit).coalesced(limit: limit)
+        covered = pages.wholeUnits(of: pagesPerUnit)
         var firstUnits = [0]
         for range in covered.ranges { firstUnits.append(firstUnits.last! + (range.upperBound - range.lowerBound).int / pagesPerUnit) }
         self.firstUnits = firstUnits
         unitBytes = block.unit.int
         let unitCount = firstUnits.last!
         bufferBytes = max(unitCount, 1) * unitBytes
-        // Provided as it is filled. Huge pages: some hundred times fewer faults in the copying.
         let memory = unsafe mmap(nil, bufferBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        guard let memory = unsafe memory, unsafe memory != MAP_FAILED else {
-            throw EngineError(.noMemory, "can't get \(bufferBytes) bytes for pages to be copied", place: block.process.place)
-        }
-        unsafe madvise(memory, bufferBytes, MADV_HUGEPAGE)
+        guard let memory = unsafe memory, unsafe memory != MAP_FAILED else { throw Self.noMemory(bufferBytes, block) }
         unsafe buffer = memory
         unsafe states = .allocate(capacity: max(unitCount, 1))
-        unsafe states.initialize(repeating: UInt8(CK_SETTLED), count: unitCount)
-        for range in Self.wholeUnits(wanted, pagesPerUnit).ranges {
-            let first = unit(of: range.lowerBound)!
-            unsafe (states + first).update(
-                repeating: UInt8(CK_UNCLAIMED), count: (range.upperBound - range.lowerBound).int / pagesPerUnit)
-        }
+        unsafe states.initialize(repeating: UInt8(CK_UNCLAIMED), count: unitCount)
+        unsafe madvise(memory, bufferBytes, MADV_HUGEPAGE)
+        if unsafe ck_populate(memory, bufferBytes, true) != 0 { throw Self.noMemory(bufferBytes, block) }
+    }
+
+    private static func noMemory(_ count: Int, _ block: SharedMemoryBlock) -> EngineError {
+        EngineError(.noMemory, "can't get \(count) bytes for pages to be copied", place: block.process.place)
     }
 
     deinit {
         unsafe munmap(buffer, bufferBytes)
         unsafe states.deallocate()
-    }
-
-    private static func wholeUnits(_ pages: PageRanges, _ pagesPerUnit: Int) -> PageRanges {
-        var result = PageRanges()
-        for range in pages.ranges {
-            let start = range.lowerBound.int / pagesPerUnit * pagesPerUnit
-            let end = (range.upperBound.int + pagesPerUnit - 1) / pagesPerUnit * pagesPerUnit
-            result.append(PageIndex(start)..<PageIndex(end))
-        }
-        return result
     }
 
     /// The number of the unit that holds a page; nil for a page outside.

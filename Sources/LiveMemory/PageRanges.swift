@@ -73,23 +73,27 @@ public struct PageRanges: Sendable, Equatable {
         }
     }
 
-    /// The smallest set that covers this one with at most `limit` ranges: the widest gaps stay open.
-    func coalesced(limit: Int) -> PageRanges {
-        precondition(limit > 0)
-        guard ranges.count > limit else { return self }
-        let gaps = (1..<ranges.count).sorted { a, b in gap(before: a) > gap(before: b) }
-        let open = Set(gaps.prefix(limit - 1))
-        var result = PageRanges()
-        var start = ranges[0].lowerBound
-        for index in 1..<ranges.count where open.contains(index) {
-            result.append(start..<ranges[index - 1].upperBound)
-            start = ranges[index].lowerBound
+    /// The long runs: ranges with a gap of at most `gap` between them count as one, with the gap; those of at least `minimum` pages are kept.
+    public func longRuns(atLeast minimum: PageCount, bridging gap: PageCount) -> PageRanges {
+        var merged: [Range<PageIndex>] = []
+        for range in ranges {
+            if let last = merged.last, range.lowerBound - last.upperBound <= gap {
+                merged[merged.count - 1] = last.lowerBound..<range.upperBound
+            } else {
+                merged.append(range)
+            }
         }
-        result.append(start..<ranges[ranges.count - 1].upperBound)
-        return result
+        return PageRanges(merged.filter { $0.upperBound - $0.lowerBound >= minimum })
     }
 
-    private func gap(before index: Int) -> PageCount { ranges[index].lowerBound - ranges[index - 1].upperBound }
+    /// The smallest set of whole units of `size` pages that covers this one.
+    func wholeUnits(of size: Int) -> PageRanges {
+        var result = PageRanges()
+        for range in ranges {
+            result.append(PageIndex(range.lowerBound.int / size * size)..<PageIndex((range.upperBound.int + size - 1) / size * size))
+        }
+        return result
+    }
 
     /// The index of the first range that ends behind `page`.
     func firstIndex(endingBehind page: PageIndex) -> Int {

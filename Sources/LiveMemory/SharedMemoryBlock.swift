@@ -125,7 +125,7 @@ import Units
         for range in present.subtracting(known).ranges {
             let start = unsafe base + Int(range.lowerBound.rawValue) * pageSize
             try unsafe checked(
-                ck_populate_read(start, (range.upperBound - range.lowerBound).bytes.int), "provide the memory for reading",
+                ck_populate(start, (range.upperBound - range.lowerBound).bytes.int, false), "provide the memory for reading",
                 place: mapping.path)
         }
         populated.withLock { $0 = present }

@@ -29,6 +29,8 @@ final class Userfault: Sendable {
 
     /// How long a process takes at most from giving its memory back to its end.
     private static let endMilliseconds: Int32 = 1000
+    /// A multiple of the usual huge page.
+    private static let piece = ByteCount.mebibytes(32)
 
     /// Makes one for `process`, which has one of its threads stopped for some tenths of a millisecond for it.
     init(_ process: TargetProcess, _ kind: ProtectionKind, avoiding threads: Set<Int32>) throws(EngineError) {
@@ -62,22 +64,31 @@ final class Userfault: Sendable {
 
     /// Ends the registration of a range, and with it the protection. A process that has ended is none the worse.
     func unregister(_ range: Range<TargetAddress>) throws(EngineError) {
-        let result = ck_uffd_unregister(descriptor.number, range.lowerBound.rawValue, range.length.rawValue)
-        // Out of memory is also what the kernel says when the process has just given its memory back, shortly before its end.
-        if result == -ESRCH || (result == -ENOMEM && ck_pidfd_wait(process.handle.number, Self.endMilliseconds) != 0) { return }
-        try checked(result, "end the memory's write protection", place: place)
-        // Who began to wait while that went on.
-        ck_uffd_wake(descriptor.number, range.lowerBound.rawValue, range.length.rawValue)
+        try inPieces(range) { (start, length) throws(EngineError) in
+            let result = ck_uffd_unregister(descriptor.number, start, length)
+            // Out of memory is also what the kernel says when the process has just given its memory back, shortly before its end.
+            if result == -ESRCH || (result == -ENOMEM && ck_pidfd_wait(process.handle.number, Self.endMilliseconds) != 0) { return }
+            try checked(result, "end the memory's write protection", place: place)
+            // Who began to wait while that went on.
+            ck_uffd_wake(descriptor.number, start, length)
+        }
     }
 
-    /// Protects a range, in pieces: the process's address space is locked against changes during each.
-    func protect(_ range: Range<TargetAddress>, pieces: ByteCount = .mebibytes(64)) throws(EngineError) {
+    /// Protects a range.
+    func protect(_ range: Range<TargetAddress>) throws(EngineError) {
+        try inPieces(range) { (start, length) throws(EngineError) in
+            try checked(ck_uffd_protect(descriptor.number, start, length, true), "write-protect the memory", place: place)
+        }
+    }
+
+    /// Large ranges in pieces, since the process's page faults or at least its mmap calls wait during each: some 0.6 ms.
+    private func inPieces(
+        _ range: Range<TargetAddress>, _ body: (UInt64, UInt64) throws(EngineError) -> Void
+    ) throws(EngineError) {
         var start = range.lowerBound
         while start < range.upperBound {
-            let end = min(start + pieces, range.upperBound)
-            try checked(
-                ck_uffd_protect(descriptor.number, start.rawValue, (end - start).rawValue, true), "write-protect the memory",
-                place: place)
+            let end = min(start + Self.piece, range.upperBound)
+            try body(start.rawValue, (end - start).rawValue)
             start = end
         }
     }

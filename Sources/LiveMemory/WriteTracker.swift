@@ -62,22 +62,23 @@ public final class WriteTracker: Sendable {
 
     /// The pages written since the last scan, or since `arm`; from now on they are tracked anew. About 1.5 ms for each GiB.
     ///
-    /// - Throws: `.busy` when somebody else ended the tracking, or while pages are copied on write; `.exited`. The next scan that succeeds reports all pages.
+    /// Pages that `CopyOnWriteRanges` has are left out; the first scan after those are back reports all of them.
+    ///
+    /// - Throws: `.busy` when somebody else ended the tracking; `.exited`. The next scan that succeeds reports all pages.
     public func scan() throws(EngineError) -> PageRanges {
         try state.withLock { state throws(EngineError) in
             precondition(state.isArmed, "a tracker scans between arm and disarm")
-            guard state.lent.isEmpty else {
-                throw EngineError(
-                    .busy, "pages are still being copied on write", remedy: "Scan when that has ended.", place: block.process.place)
-            }
             let before = state.unknown
             // What a scan that fails has collected and protected again must not be lost.
             state.unknown = PageRanges([block.pages])
-            let written = try scanner.pages(CK_SCAN_WRITTEN_PROTECT, within: block.pages)
+            var written = before.subtracting(state.lent)
+            for range in PageRanges([block.pages]).subtracting(state.lent).ranges {
+                written = written.union(try scanner.pages(CK_SCAN_WRITTEN_PROTECT, within: range))
+            }
             // Where nothing is mapped there is nothing to report: memory that has gone would look untouched.
             try block.checkMapped()
-            state.unknown = PageRanges()
-            return written.union(before)
+            state.unknown = before.intersection(state.lent)
+            return written
         }
     }
 
@@ -91,7 +92,7 @@ public final class WriteTracker: Sendable {
         }
     }
 
-    /// Gives up the tracking of these pages, which must not be given up yet: another userfaultfd may take them.
+    /// Gives up the tracking of these pages, whole units: another userfaultfd may take them.
     func lend(_ pages: PageRanges) throws(EngineError) {
         try state.withLock { state throws(EngineError) in
             precondition(state.isArmed && state.lent.intersection(pages).isEmpty, "pages are lent once")

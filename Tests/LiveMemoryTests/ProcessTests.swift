@@ -60,11 +60,13 @@ import Units
                 if isMember { inside.formUnion(piece.lowerBound.int..<piece.upperBound.int) }
             }
             #expect(all == Array(5..<35) && inside == members(a).intersection(5..<35), "seed \(seed)")
-            if !a.isEmpty {
-                let limit = 1 + random.below(4)
-                let coalesced = a.coalesced(limit: limit)
-                #expect(coalesced.ranges.count <= limit && members(a).isSubset(of: members(coalesced)), "seed \(seed)")
+            let (minimum, gap) = (random.below(6), random.below(4))
+            let runs = a.longRuns(atLeast: PageCount(minimum), bridging: PageCount(gap))
+            for run in runs.ranges {
+                #expect((run.upperBound - run.lowerBound).int >= minimum && a.contains(run.lowerBound.int), "seed \(seed)")
             }
+            #expect(a.longRuns(atLeast: .zero, bridging: .zero) == a, "seed \(seed)")
+            #expect(a.subtracting(a.longRuns(atLeast: .zero, bridging: PageCount(gap))).isEmpty, "seed \(seed)")
         }
     }
 

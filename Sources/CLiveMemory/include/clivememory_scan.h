@@ -29,7 +29,7 @@ int ck_next_data(int fd, uint64_t *start, uint64_t *stop, uint64_t end);
  * other file system, whose pages can't be tracked. */
 int64_t ck_shared_memory_page_size(int fd);
 
-/* Provides the page tables for reading a mapped range, so that reads of it don't fault. -EFAULT: the file is shorter. */
-int ck_populate_read(void *start, size_t length);
+/* Provides the page tables of a mapped range for reading or writing, so that neither faults. -EFAULT: the file is shorter. */
+int ck_populate(void *start, size_t length, bool for_writing);
 
 #endif
