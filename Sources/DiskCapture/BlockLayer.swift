@@ -21,8 +21,7 @@ struct BlockLayer: Sendable {
 
     struct Node {
         var name: String
-        /// How many nodes are below it that it takes content from.
-        var backingDepth: Int
+        var isReadOnly: Bool
         var bitmaps: [Bitmap]
     }
 
@@ -50,8 +49,8 @@ struct BlockLayer: Sendable {
             throw Self.wrongAnswer("query-named-block-nodes", "no list")
         }
         return try list.map { (node) throws(EngineError) in
-            guard let name = node["node-name"]?.string, let depth = node["backing_file_depth"]?.integer else {
-                throw Self.wrongAnswer("query-named-block-nodes", "a node without name or depth")
+            guard let name = node["node-name"]?.string, let isReadOnly = node["ro"]?.bool else {
+                throw Self.wrongAnswer("query-named-block-nodes", "a node without its name")
             }
             let bitmaps = (node["dirty-bitmaps"]?.array ?? []).compactMap { bitmap in
                 bitmap["name"]?.string.map { name in
@@ -60,11 +59,29 @@ struct BlockLayer: Sendable {
                     return Bitmap(name: name, isValid: valid, isBusy: busy)
                 }
             }
-            return Node(name: name, backingDepth: Int(depth), bitmaps: bitmaps)
+            return Node(name: name, isReadOnly: isReadOnly, bitmaps: bitmaps)
         }
     }
 
     func node(_ name: String) throws(EngineError) -> Node? { try nodes().first { $0.name == name } }
+
+    /// The names of nodes that somebody uses who is not part of a capture: a device, another node.
+    func nodesInUse() throws(EngineError) -> Set<String> {
+        let graph = try qmp.execute("x-debug-query-block-graph")
+        guard let nodes = graph["nodes"]?.array, let edges = graph["edges"]?.array else {
+            throw Self.wrongAnswer("x-debug-query-block-graph", "no nodes or edges")
+        }
+        var names: [Int64: String] = [:]
+        for node in nodes { if let id = node["id"]?.integer { names[id] = node["name"]?.string ?? "" } }
+        var used: Set<String> = []
+        for edge in edges {
+            guard let parent = edge["parent"]?.integer.flatMap({ names[$0] }), let child = edge["child"]?.integer.flatMap({ names[$0] })
+            else { throw Self.wrongAnswer("x-debug-query-block-graph", "an edge without ends") }
+            // Exports and jobs' targets have no name: they are nobody's disk.
+            if !parent.isEmpty, !parent.hasPrefix(CaptureNames.prefix) { used.insert(child) }
+        }
+        return used
+    }
 
     func deleteNode(_ name: String) throws(EngineError) { try qmp.execute("blockdev-del", ["node-name": .string(name)]) }
 

@@ -18,6 +18,8 @@ struct CaptureNames: Sendable {
     var all: String { Self.prefix + checkpoint.description }
     /// The object that holds the note.
     var note: String { all + "-note" }
+    /// The mark that the guest is stopped for a moment, by the capture with this note.
+    static func stopMark(of note: String) -> String { note + "-stop" }
     /// The folder for sockets, below the scratch folder.
     var folder: String { all }
 

@@ -18,6 +18,8 @@ struct CaptureNote: Codable, Sendable {
         var overlayPath: String
         /// The node below the overlay, that the guest had before.
         var baseNode: String
+        /// Whether the guest has to be stopped while it moves from the overlay to the image: see CommitBack.
+        var movesWhileStopped: Bool
         /// The bitmap that counts from this checkpoint; nil: there is none.
         var bitmap: String?
 
@@ -43,6 +45,13 @@ extension BlockLayer {
             "object-add",
             ["qom-type": "authz-simple", "id": .string(id), "identity": .string(String(decoding: text, as: UTF8.self))])
     }
+
+    /// Leaves a mark, an object without content.
+    func mark(_ id: String) throws(EngineError) {
+        try qmp.execute("object-add", ["qom-type": "authz-simple", "id": .string(id), "identity": ""])
+    }
+
+    func unmark(_ id: String) throws(EngineError) { try qmp.execute("object-del", ["id": .string(id)]) }
 
     /// The ids of all objects of captures.
     func objects(_ scope: String) throws(EngineError) -> [String] {

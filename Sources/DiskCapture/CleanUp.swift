@@ -4,7 +4,7 @@
 // - Every step looks at QEMU's state and the note there, and at nothing else: a capture that was killed between any two
 //   commands is undone as one that has ended well.
 // - Every step can be repeated; the note goes last.
-// - An overlay is deleted only when it has nothing below it: see CommitBack.
+// - An overlay is deleted only when it is committed, or nobody was ever switched to it: see CommitBack.
 
 import CheckpointCore
 import QMP
@@ -19,6 +19,10 @@ struct CleanUp {
     /// Whether bitmaps that count from the captures' checkpoints stay.
     let keepsNewBitmaps: Bool
     private(set) var report: [String] = []
+    /// How long the guest was stopped for it.
+    private(set) var stopMicroseconds: Int64 = 0
+    /// How much may be left to copy when the guest is stopped for the end of a commit.
+    private static let stoppedBytes: Int64 = 1 << 20
 
     init(block: BlockLayer, scope: String, files: MachineFiles, commitTimeoutMilliseconds: Int, keepsNewBitmaps: Bool) {
         self.block = block
@@ -34,7 +38,8 @@ struct CleanUp {
             try endLogs(note)
             for disk in note.disks { try endCreation(disk) }
             let stopped = try guestStoppedByOverlays(note)
-            try commit(note)
+            try endStop(id)
+            try commit(note, id)
             if stopped { try continueGuest() }
             for disk in note.disks { try delete(disk) }
             if !keepsNewBitmaps { try removeBitmaps(note) }
@@ -78,7 +83,7 @@ struct CleanUp {
         try block.dismiss(id)
     }
 
-    private mutating func commit(_ note: CaptureNote) throws(EngineError) {
+    private mutating func commit(_ note: CaptureNote, _ id: String) throws(EngineError) {
         let deadline = Instant.now + commitTimeoutMilliseconds
         var commits: [CommitBack] = []
         for disk in note.disks {
@@ -87,19 +92,54 @@ struct CleanUp {
             try commit.start()
             commits.append(commit)
         }
-        for index in commits.indices {
+        for index in commits.indices where !commits[index].disk.movesWhileStopped {
+            try commits[index].awaitReady(rest: .max)
+            try commits[index].complete()
             try commits[index].finish()
-            report.append("Committed the overlay \(commits[index].disk.overlayPath) back.")
         }
+        let last = commits.indices.filter { commits[$0].disk.movesWhileStopped }
+        for index in last { try commits[index].awaitReady(rest: Self.stoppedBytes) }
+        if !last.isEmpty {
+            try whileStopped(id) { () throws(EngineError) in
+                for index in last { try commits[index].complete() }
+                for index in last { try commits[index].finish() }
+            }
+        }
+        for commit in commits { report.append("Committed the overlay \(commit.disk.overlayPath) back.") }
+    }
+
+    /// Runs `body` with the guest stopped, and lets it go on if it ran. A mark in QEMU tells others who stopped it.
+    private mutating func whileStopped(_ id: String, _ body: () throws(EngineError) -> Void) throws(EngineError) {
+        guard try block.qmp.execute("query-status")["running"]?.bool == true else { return try body() }
+        let seen = block.qmp.lastEventSequence
+        try block.mark(CaptureNames.stopMark(of: id))
+        try block.qmp.execute("stop")
+        var failure: EngineError?
+        do throws(EngineError) { try body() } catch { failure = error }
+        try block.qmp.execute("cont")
+        try block.unmark(CaptureNames.stopMark(of: id))
+        let events = block.qmp.events(after: seen)
+        if let stop = events.first(where: { $0.name == "STOP" }), let resume = events.last(where: { $0.name == "RESUME" }) {
+            stopMicroseconds += resume.timestampMicroseconds - stop.timestampMicroseconds
+        }
+        if let failure { throw failure }
+    }
+
+    /// Lets a guest go on that stands still because who stopped it for a moment was killed.
+    private mutating func endStop(_ id: String) throws(EngineError) {
+        let mark = CaptureNames.stopMark(of: id)
+        guard try block.objects(mark).contains(mark) else { return }
+        if try block.qmp.execute("query-status")["status"]?.string == "paused" {
+            try block.qmp.execute("cont")
+            report.append("Let the guest go on, which had been stopped for a moment.")
+        }
+        try block.unmark(mark)
     }
 
     private mutating func delete(_ disk: CaptureNote.Disk) throws(EngineError) {
         let names = disk.names
         let nodes = try block.nodes()
-        if let overlay = nodes.first(where: { $0.name == names.overlay }) {
-            precondition(overlay.backingDepth == 0, "only an overlay that is committed is deleted")
-            try block.deleteNode(names.overlay)
-        }
+        if nodes.contains(where: { $0.name == names.overlay }) { try block.deleteNode(names.overlay) }
         if nodes.contains(where: { $0.name == names.file }) { try block.deleteNode(names.file) }
         if try block.objects(names.limits).contains(names.limits) {
             try block.qmp.execute("object-del", ["id": .string(names.limits)])

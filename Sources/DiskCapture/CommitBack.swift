@@ -3,8 +3,10 @@
 // Invariants:
 // - The guest sees one content throughout. When a commit has ended, well or not, its disk is whole: the image alone, or the
 //   image with the overlay.
-// - An overlay that has nothing below it is committed: QEMU takes it off the image in the same step in which the guest
-//   continues on the image. That is what tells, in any process, whether it may be thrown away.
+// - QEMU 7.2 aborts when a write of the guest waits just while a commit moves the guest to an image whose format passes
+//   permissions through, such as raw: "child->perm & BLK_PERM_WRITE". Those moves are made while the guest is stopped.
+// - Whether an overlay is committed is told by the graph of QEMU's nodes, in any process: QEMU moves the guest from the
+//   overlay to the image in one step, but leaves the overlay on the image, where committing it again would bring back old content.
 // - A guest that writes faster than the commit copies is slowed down, no longer than the commit takes.
 
 import CheckpointCore
@@ -20,7 +22,6 @@ struct CommitBack {
     let block: BlockLayer
     let disk: CaptureNote.Disk
     let deadline: Instant
-    private var isCompleting = false
     private var limitBytes: Int64?
     private var remaining: Int64?
 
@@ -43,36 +44,64 @@ struct CommitBack {
             ])
     }
 
-    /// Returns when the guest is back on the image.
-    mutating func finish() throws(EngineError) {
-        do throws(EngineError) {
-            while try !isDone() { try step() }
-        } catch {
-            do throws(EngineError) { try limit(to: 0) } catch let second { if second.code == .exited { throw second } }
-            throw error
-        }
-    }
-
     /// Whether the guest is on the image, and no job is left to say so.
     func isDone() throws(EngineError) -> Bool {
         guard try block.jobs(job).isEmpty else { return false }
-        return try block.node(disk.overlayNode).map { $0.backingDepth == 0 } ?? true
+        let nodes = try block.nodes()
+        guard nodes.contains(where: { $0.name == disk.overlayNode }) else { return true }
+        let used = try block.nodesInUse()
+        if used.contains(disk.overlayNode) { return false }
+        if used.contains(disk.baseNode) { return true }
+        // The device has been unplugged, from one or the other: QEMU makes what is below an overlay read-only, and writable again
+        // when the overlay has been committed.
+        return nodes.first { $0.name == disk.baseNode }?.isReadOnly != true
     }
 
-    private mutating func step() throws(EngineError) {
-        guard try !block.jobs(job).isEmpty else { return try start() }
-        let left = deadline - Instant.now
-        guard left > 0 else { throw try giveUp() }
-        let state = try block.wait(for: job, statuses: isCompleting ? [] : ["ready"], milliseconds: min(left, Self.pace))
-        switch state?.status {
-        case "concluded":
+    /// Returns when all but `rest` bytes at most have been copied, and the commit can be completed; or when it is done.
+    mutating func awaitReady(rest: Int64) throws(EngineError) {
+        while try !isDone() {
+            try start()
+            let state = try awaitStep(["ready"])
+            if state?.status == "ready", try block.remainingBytes(of: job) <= rest { return }
+            // Ready, but with much to copy again: not asked again at once.
+            if state?.status == "ready" { _ = try awaitStep([]) }
+            try slowDownUnlessNearer()
+        }
+    }
+
+    /// Lets the guest continue on the image once both agree.
+    func complete() throws(EngineError) {
+        guard try block.jobs(job).contains(where: { $0.status == "ready" }) else { return }
+        try block.qmp.execute("job-complete", ["id": .string(job)])
+    }
+
+    /// Returns when the guest is back on the image.
+    mutating func finish() throws(EngineError) {
+        while try !isDone() {
+            // A commit that was cancelled by somebody ends well, and brings the guest nowhere.
+            if try block.jobs(job).isEmpty {
+                try awaitReady(rest: .max)
+                try complete()
+            }
+            if try awaitStep([]) == nil { try slowDownUnlessNearer() }
+        }
+    }
+
+    /// Waits a while for the job to have one of `statuses`, and dismisses it when it has ended. Lifts the limits before an error.
+    private mutating func awaitStep(_ statuses: Set<String>) throws(EngineError) -> BlockLayer.Job? {
+        do throws(EngineError) {
+            guard try !block.jobs(job).isEmpty else { return nil }
+            let left = deadline - Instant.now
+            guard left > 0 else { throw try giveUp() }
+            let state = try block.wait(for: job, statuses: statuses, milliseconds: min(left, Self.pace))
+            guard let state, state.status == "concluded" else { return state }
             try block.dismiss(job)
-            isCompleting = false
-            if let reason = state?.error { throw failed(.ioFailed, "it failed: \(reason)") }
-        case "ready":
-            try block.qmp.execute("job-complete", ["id": .string(job)])
-            isCompleting = true
-        default: try slowDownUnlessNearer()
+            if let reason = state.error { throw failed(.ioFailed, "it failed: \(reason)") }
+            return state
+        } catch {
+            // What broke the connection breaks this too, and says no more.
+            try? limit(to: 0)
+            throw error
         }
     }
 

@@ -23,7 +23,9 @@ struct CapturedDisk: Sendable {
     let newBitmap: String?
 
     var noted: CaptureNote.Disk {
-        CaptureNote.Disk(overlayNode: names.overlay, overlayPath: overlayPath, baseNode: disk.nodeName, bitmap: newBitmap)
+        CaptureNote.Disk(
+            overlayNode: names.overlay, overlayPath: overlayPath, baseNode: disk.nodeName,
+            movesWhileStopped: disk.passesPermissionsThrough, bitmap: newBitmap)
     }
 }
 
