@@ -41,6 +41,32 @@ int ck_scan_pages(int pagemap, enum ck_scan what, uint64_t *start, uint64_t end,
     return count;
 }
 
+/* The interface of Linux 6.11 and newer. */
+struct mapping_query {
+    uint64_t size, flags, address;
+    uint64_t start, end, properties, page_size, file_offset, inode;
+    uint32_t major, minor, name_size, build_id_size;
+    uint64_t name, build_id;
+};
+#define MAPPING_QUERY_REQUEST _IOWR('f', 17, struct mapping_query)
+enum { MAPPING_WRITABLE = 1 << 1, MAPPING_SHARED = 1 << 3 };
+
+int ck_find_mapping(int maps, uint64_t address, struct ck_mapping *found) {
+    struct mapping_query query = {.size = sizeof query, .address = address};
+    if (ioctl(maps, MAPPING_QUERY_REQUEST, &query) < 0) return -errno;
+    *found = (struct ck_mapping){
+        .start = query.start,
+        .end = query.end,
+        .file_offset = query.file_offset,
+        .inode = query.inode,
+        .major = query.major,
+        .minor = query.minor,
+        .is_shared = query.properties & MAPPING_SHARED,
+        .is_writable = query.properties & MAPPING_WRITABLE,
+    };
+    return 0;
+}
+
 int ck_next_data(int fd, uint64_t *start, uint64_t *stop, uint64_t end) {
     off_t data = lseek(fd, (off_t)*start, SEEK_DATA);
     if (data < 0) return errno == ENXIO ? 0 : -errno;

@@ -164,14 +164,6 @@ import Units
         guard got == destination.count else { throw EngineError(.ioFailed, "the memory's file has been cut off", place: mapping.path) }
     }
 
-    /// Throws `.notFound` when the process has other memory there by now, or none; `.exited`.
-    func checkMapped() throws(EngineError) {
-        let regions = try process.mappings().sharedRegions
-        try process.checkRunning()
-        guard regions.contains(where: { $0.file == mapping.file && $0.addresses == mapping.addresses && $0.fileOffset == mapping.fileOffset })
-        else { throw EngineError(.notFound, "the process has no such memory any more", place: process.place) }
-    }
-
     /// Where the process has these pages.
     func addresses(of pages: Range<PageIndex>) -> Range<TargetAddress> {
         mapping.addresses.lowerBound + (pages.lowerBound - PageIndex(0 as UInt64)).bytes

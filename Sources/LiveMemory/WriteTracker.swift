@@ -21,6 +21,7 @@ public final class WriteTracker: Sendable {
     public let block: SharedMemoryBlock
     private let userfault: Userfault
     private let scanner: PageTableScan
+    private let mappingCheck: MappingCheck
     private let state = Lock(State())
 
     private struct State {
@@ -39,6 +40,7 @@ public final class WriteTracker: Sendable {
     public init(_ block: SharedMemoryBlock, avoiding threads: Set<Int32> = []) throws(EngineError) {
         self.block = block
         scanner = try PageTableScan(block)
+        mappingCheck = try MappingCheck(block)
         userfault = try Userfault(block.process, .asynchronous, avoiding: threads)
     }
 
@@ -48,7 +50,7 @@ public final class WriteTracker: Sendable {
     public func arm() throws(EngineError) {
         try state.withLock { state throws(EngineError) in
             precondition(!state.isArmed, "a tracker is armed once at a time")
-            try block.checkMapped()
+            try mappingCheck.check()
             try userfault.register(block.mapping.addresses)
             do throws(EngineError) {
                 try userfault.protect(block.mapping.addresses)
@@ -76,7 +78,7 @@ public final class WriteTracker: Sendable {
                 written = written.union(try scanner.pages(CK_SCAN_WRITTEN_PROTECT, within: range))
             }
             // Where nothing is mapped there is nothing to report: memory that has gone would look untouched.
-            try block.checkMapped()
+            try mappingCheck.check()
             state.unknown = before.intersection(state.lent)
             return written
         }

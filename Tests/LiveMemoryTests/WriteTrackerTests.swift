@@ -98,6 +98,20 @@ import Units
         }
     }
 
+    @Test func `memory that has gone is an error and not unwritten`() async throws {
+        try await onPlainThread {
+            let victim = try Victim(pages: 256)
+            let tracker = try WriteTracker(try victim.block())
+            try tracker.arm()
+            try victim.command("unmap")
+            do throws(EngineError) { _ = try tracker.scan() } catch {
+                guard error.code == .notFound else { throw error }
+                return
+            }
+            throw TestFailure("memory that has gone was scanned")
+        }
+    }
+
     @Test func `tracking that somebody else has ended is an error and not an empty answer`() async throws {
         try await onPlainThread {
             let victim = try Victim(pages: 256)

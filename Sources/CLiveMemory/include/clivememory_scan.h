@@ -21,6 +21,17 @@ enum ck_scan {
  * -ENOTTY: the kernel is too old. */
 int ck_scan_pages(int pagemap, enum ck_scan what, uint64_t *start, uint64_t end, struct ck_scanned *found, size_t capacity);
 
+/* One mapping of another process. */
+struct ck_mapping {
+    uint64_t start, end, file_offset, inode;
+    uint32_t major, minor;
+    bool is_shared, is_writable;
+};
+
+/* The mapping at an address, through `maps`, an open /proc/PID/maps. -ENOENT: nothing is mapped there; -ESRCH: the process has given its
+ * memory back; -ENOTTY: the kernel is older than 6.11 and only lists mappings. */
+int ck_find_mapping(int maps, uint64_t address, struct ck_mapping *found);
+
 /* The next extent of a file that holds data, from `*start` on and before `end`: `*start` and `*stop`. Returns 1, or 0 when
  * only holes follow. */
 int ck_next_data(int fd, uint64_t *start, uint64_t *stop, uint64_t end);

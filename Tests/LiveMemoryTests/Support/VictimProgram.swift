@@ -114,6 +114,8 @@ let victimProgram = #"""
             os.close(int(words[1]))
         elif words[0] == "punch":
             libc.fallocate(memory_file, 3, ctypes.c_long(int(words[1]) * page), ctypes.c_long(int(words[2]) * page))
+        elif words[0] == "unmap":
+            libc.munmap(ctypes.c_void_p(address + pages // 2 * page), ctypes.c_size_t(pages // 4 * page))
         elif words[0] == "blocks":
             answer = str(os.fstat(memory_file).st_blocks)
         print(answer, flush=True)
