@@ -121,6 +121,8 @@ func numberedPages(_ count: Int, _ random: inout SeededGenerator, zeroPercent: U
                         throw Wrong(description: "seed \(seed): page \(page) of block \(block) twice, or not missing")
                     }
                     missing[block].remove(unit.pages)
+                    // Requests that crossed the pages on their way.
+                    try feed.request(unit.block, unit.pages)
                     let truth = regions[block].bytes
                     if unit.areZero {
                         let bytes = truth[unit.pages.lowerBound.int * 4096..<unit.pages.upperBound.int * 4096]

@@ -47,8 +47,8 @@ struct FeedState {
 
     init(missing: [PageBitmap]) { self.missing = missing }
 
-    /// True when every page has been handed out.
-    var isDone: Bool { order.isFinished && reading.isEmpty && demands.isEmpty }
+    /// True when every page has been read. What is asked for after that was handed out, or is about to be.
+    var isDone: Bool { order.isFinished && reading.isEmpty }
 
     /// Whether a thread should go on, and with what; nil: not now.
     mutating func nextJob(blocks: [PageFeed.Block], prefetchLimit: ByteCount) -> Job? {
@@ -90,7 +90,7 @@ struct FeedState {
 
     /// Notes what was asked for; what has been read, or is being read, moves ahead.
     mutating func demand(_ demand: Demand) {
-        demands.append(demand)
+        if missing[demand.block.int].first(in: demand.pages, isMember: true) != nil { demands.append(demand) }
         for index in reading.indices where reading[index].block == demand.block && reading[index].pages.overlaps(demand.pages) {
             reading[index].isDemanded = true
         }
