@@ -116,7 +116,7 @@ public final class DiskCapture: Sendable {
     }
 
     private func makeEverything(_ captured: [CapturedDisk]) throws(EngineError) {
-        let note = CaptureNote(disks: captured.map(\.noted), folder: options.scratchFolder + "/" + names.folder)
+        let note = note(captured)
         try block.leave(note, as: names.note)
         try files.createFolder(note.folder)
         for disk in captured { try block.makeOverlay(of: disk, files: files) }
@@ -138,7 +138,7 @@ public final class DiskCapture: Sendable {
                 throw EngineError(.notFound, "the disk is not there any more", remedy: "List the disks again.", place: disk.name)
             }
             let wanted = parent.map { CaptureNames.bitmap(since: $0, of: disk) }
-            let path = try overlayFolder(of: disk) + "/.\(names.all)-\(index).qcow2"
+            let path = try overlayPath(of: disk, index)
             let free = try files.freeBytes(in: MachineFiles.folder(of: path))
             guard free >= options.minimumFreeBytes else {
                 throw EngineError(
@@ -152,6 +152,17 @@ public final class DiskCapture: Sendable {
                     newBitmap: options.keepsBitmap ? CaptureNames.bitmap(since: names.checkpoint, of: disk) : nil))
         }
         return captured
+    }
+
+    private func overlayPath(of disk: WritableDisk, _ index: Int) throws(EngineError) -> String {
+        try overlayFolder(of: disk) + "/.\(names.all)-\(index).qcow2"
+    }
+
+    /// The files of overlays that this capture makes, as this process can use them: for `LostMachine`, should QEMU end meanwhile.
+    public func overlayPaths() throws(EngineError) -> [String] {
+        var paths: [String] = []
+        for (index, disk) in disks.enumerated() { paths.append(files.seen(try overlayPath(of: disk, index))) }
+        return paths
     }
 
     private func overlayFolder(of disk: WritableDisk) throws(EngineError) -> String {
@@ -195,9 +206,32 @@ public final class DiskCapture: Sendable {
         var cleanUp = CleanUp(
             block: block, scope: names.all, files: files, commitTimeoutMilliseconds: options.commitTimeoutMilliseconds,
             keepsNewBitmaps: committed)
-        try cleanUp.run()
+        do throws(EngineError) { try cleanUp.run() } catch {
+            throw error.code == .exited ? endedMachine(error) : error
+        }
         if committed { try removeOlderBitmaps() }
         return cleanUp.stopMicroseconds
+    }
+
+    /// Removes what a machine that has ended does not need any more: all but overlays that have its last writes.
+    private func endedMachine(_ error: EngineError) -> EngineError {
+        let (captured, isSwitched) = state.withLock { ($0.disks, $0.isSwitched) }
+        let note = note(captured)
+        for socket in [note.serverSocket, note.logSocket] { files.remove(socket) }
+        files.removeFolder(note.folder)
+        let overlays = captured.map(\.overlayPath).filter { files.exists($0) }
+        guard isSwitched, !overlays.isEmpty else {
+            for overlay in overlays { files.remove(overlay) }
+            return error
+        }
+        var error = error
+        error.remedy = "Its last writes are in overlays: bring them into the images before it is started again: "
+            + overlays.map { "`qemu-img commit \($0)`" }.joined(separator: ", ")
+        return error
+    }
+
+    private func note(_ captured: [CapturedDisk]) -> CaptureNote {
+        CaptureNote(disks: captured.map(\.noted), folder: options.scratchFolder + "/" + names.folder)
     }
 
     private func removeOlderBitmaps() throws(EngineError) {

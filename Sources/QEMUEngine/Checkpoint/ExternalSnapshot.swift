@@ -75,7 +75,7 @@ struct ExternalSnapshot {
         for _ in 0..<Self.mostRounds {
             let dirty = try memory.scan()
             let isStuck = last.map { dirty.rawValue * 5 > $0.rawValue * 4 } ?? false
-            // What is not saved now stays marked for the stop.
+            // What is not saved now is pending until the stop.
             if isStuck, dirty > Self.fewPages { return try memory.prepareCopyOnWrite() }
             try memory.saveScanned()
             if dirty <= Self.fewPages { return }

@@ -29,8 +29,10 @@ final class GuestMemory {
         let copied: CopiedPages
         /// For dirty sets that take longer to copy than to protect.
         var copyOnWrite: CopyOnWriteRanges?
-        var isProtected = false
     }
+
+    /// Shorter runs are copied in the stop: each protected one makes it some microseconds longer.
+    private static let longRun = 64
 
     private var parts: [Part] = []
     private let session: CheckpointSession
@@ -136,10 +138,17 @@ final class GuestMemory {
         }
     }
 
-    /// Prepares for more dirty pages than can be copied in a short stop: they are protected in it, and copied on write after it.
+    /// Prepares for more dirty pages than can be copied in a short stop: those that the last scan found in long runs are sure to be written
+    /// again, and will be protected in the stop and copied on write after it.
     func prepareCopyOnWrite() throws(EngineError) {
         for index in parts.indices {
-            parts[index].copyOnWrite = try CopyOnWriteRanges(parts[index].block, avoiding: guestThreads)
+            let part = parts[index]
+            let hot = part.pending.longRuns(atLeast: PageCount(Self.longRun), bridging: PageCount(pagesPerRun))
+            guard hot.count > part.copied.room else { continue }
+            let copyOnWrite = try CopyOnWriteRanges(part.block, avoiding: guestThreads)
+            try copyOnWrite.prepare(hot, from: part.tracker)
+            parts[index].copyOnWrite = copyOnWrite
+            parts[index].pending = part.pending.subtracting(copyOnWrite.pages)
         }
     }
 
@@ -150,8 +159,8 @@ final class GuestMemory {
         _ = try scan()
         for index in parts.indices {
             let part = parts[index]
-            parts[index].isProtected = try protect(part)
-            if !parts[index].isProtected { try part.copied.take(part.pending, of: part.block) }
+            try part.copyOnWrite?.protect()
+            try part.copied.take(part.pending, of: part.block)
             parts[index].pending = PageRanges()
             guard givesMemoryBack else { continue }
             let now = try part.block.presentPages()
@@ -159,31 +168,17 @@ final class GuestMemory {
         }
     }
 
-    /// Protects the pages of a part where that is shorter than copying them; false when they are to be copied.
-    private func protect(_ part: Part) throws(EngineError) -> Bool {
-        guard let copyOnWrite = part.copyOnWrite, part.pending.count > part.copied.room else { return false }
-        // Whatever keeps them from being protected, they can still be copied here and now.
-        do throws(EngineError) { try copyOnWrite.protect(part.pending, from: part.tracker) } catch where error.code != .exited {
-            return false
-        }
-        return true
-    }
-
     /// Saves what was copied in the stop, and what is being copied on write since.
     func finish() throws(EngineError) {
         for part in parts {
             for range in part.copied.zeros.ranges { try part.region.putZeros(range) }
-            if part.isProtected, let copyOnWrite = part.copyOnWrite {
-                var count = PageCount.zero
-                unsafe try copyOnWrite.deliver { (first, bytes) throws(EngineError) in
-                    count += PageCount(bytes.count / pageSize)
-                    try unsafe part.region.save(bytes, at: first, isScattered: bytes.count < pagesPerRun * pageSize)
-                }
-                pagesRead += count
-                continue
-            }
             try part.copied.save(to: part.region)
             pagesRead += part.copied.count
+            guard let copyOnWrite = part.copyOnWrite else { continue }
+            unsafe try copyOnWrite.deliver { (first, bytes) throws(EngineError) in
+                try unsafe part.region.save(bytes, at: first, isScattered: bytes.count < pagesPerRun * pageSize)
+            }
+            pagesRead += copyOnWrite.pages.count
         }
     }
 

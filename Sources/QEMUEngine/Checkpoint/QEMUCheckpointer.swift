@@ -81,6 +81,7 @@ public final class QEMUCheckpointer: Sendable {
     private func take(
         _ session: CheckpointSession, _ engine: CaptureEngine, _ disks: [WritableDisk], _ start: Int64
     ) throws(EngineError) -> CheckpointReport {
+        try session.words.note(overlays: try session.disks?.overlayPaths() ?? [])
         try session.disks?.prepare()
         let captured = try engine == .external ? ExternalSnapshot(session).run() : BackgroundSnapshot(session: session).run()
         session.report(.disks)
@@ -91,9 +92,9 @@ public final class QEMUCheckpointer: Sendable {
         session.report(.finishing)
         try session.capabilities.restore(in: session.qmp)
         let receipt = try session.sink.commit()
-        try session.disks?.retire(committed: true)
+        let diskStop = try session.disks?.retire(committed: true) ?? 0
         return CheckpointReport(
-            machine: record, stopMicroseconds: captured.stop.lengthMicroseconds,
+            machine: record, stopMicroseconds: captured.stop.lengthMicroseconds, diskStopMicroseconds: diskStop,
             totalMicroseconds: Clock.nowMicroseconds() - start, migrationMicroseconds: captured.migrationMicroseconds,
             pages: captured.pages, newPages: receipt.newPages, storedBytes: receipt.storedBytes, disks: diskReports)
     }
@@ -106,7 +107,10 @@ public final class QEMUCheckpointer: Sendable {
         do throws(EngineError) {
             _ = try rescue.run { () throws(EngineError) in session.qmp }
             return nil
-        } catch { return error.code == .exited ? nil : error }
+        } catch where error.code == .exited {
+            do throws(EngineError) { try LostMachine.commit(try session.words.overlays()) } catch { return error }
+            return nil
+        } catch { return error }
     }
 
     private func record(

@@ -7,6 +7,7 @@
 
 import CLinux
 import CheckpointCore
+import DiskCapture
 import FoundationEssentials
 import Glibc
 import QMP
@@ -103,14 +104,19 @@ public enum Guard {
         guard !state.isDone else { return }
         let rescue = GuestRescue(
             processID: given.processID, mayContinue: state.mayHaveStopped, capabilities: given.capabilities, disks: nil)
-        let done = try rescue.run { () throws(EngineError) in
-            // A copy for each try, since a client closes its own.
-            let copy = fcntl(connection, F_DUPFD_CLOEXEC, 10)
-            if copy < 0 { throw EngineError(system: "copy the monitor's connection", errno) }
-            return try QMPClient(adopting: copy, timeoutMilliseconds: hangTimeoutMilliseconds)
+        let done: [String]
+        do throws(EngineError) { done = try rescue.run(adoptConnection) } catch where error.code == .exited {
+            done = try LostMachine.commit(try state.overlays()).map { "committed \($0) into its image, since the machine has ended" }
         }
         report(
             done.isEmpty
                 ? "the checkpoint was killed; the guest needed no help" : "the checkpoint was killed; the guard \(done.joined(separator: ", "))")
+    }
+
+    /// A copy of the inherited connection for each try, since a client closes its own.
+    private static func adoptConnection() throws(EngineError) -> QMPClient {
+        let copy = fcntl(connection, F_DUPFD_CLOEXEC, 10)
+        if copy < 0 { throw EngineError(system: "copy the monitor's connection", errno) }
+        return try QMPClient(adopting: copy, timeoutMilliseconds: hangTimeoutMilliseconds)
     }
 }
