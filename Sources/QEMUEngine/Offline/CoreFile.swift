@@ -16,11 +16,10 @@ public struct CoreFile: Sendable {
         var fileOffset: UInt64
     }
 
-    /// A part of memory as debuggers see it.
+    /// A part of a memory block as debuggers see it.
     struct Segment: Sendable, Equatable {
         var virtualAddress: UInt64
-        var physicalAddress: UInt64
-        var byteLength: UInt64
+        var memory: MachineRecord.PhysicalRange
     }
 
     /// The whole file's length; most of it holes, if memory is mostly zero.
@@ -37,7 +36,7 @@ public struct CoreFile: Sendable {
     private let source: any CheckpointSource
     private static let headUnit: UInt64 = 4096
     /// Segments that an ELF header can count.
-    private static let maximumSegments = 65_000
+    static let maximumSegments = 65_000
 
     /// Lays a core out.
     /// - Parameter paging: true to have the guest kernel's virtual addresses in it too, by walking its page tables.
@@ -53,9 +52,7 @@ public struct CoreFile: Sendable {
         let state = try DeviceState(try source.blob(record.deviceStateRegion, limit: StreamParser.defaultDeviceStateLimit))
         let cpus = try VirtualCPU.all(in: state)
         let memory = try GuestMemoryMap(source, record)
-        var segments = memory.ranges.map {
-            Segment(virtualAddress: $0.physicalAddress, physicalAddress: $0.physicalAddress, byteLength: $0.byteLength)
-        }
+        var segments = memory.ranges.map { Segment(virtualAddress: $0.physicalAddress, memory: $0) }
         if paging { segments += try PageTables.kernelSegments(cpus, memory) }
         guard segments.count <= Self.maximumSegments else {
             throw EngineError(
@@ -76,17 +73,17 @@ public struct CoreFile: Sendable {
         virtualCPUs = cpus.count
         segmentCount = segments.count
         hasAssumedAddresses = record.physicalRanges.isEmpty
-        head = Self.head(notes: notes, segments: segments) { address in
-            let (block, offset) = memory.place(of: address)
-            return placed.first { $0.block.name == block }!.fileOffset + offset
-        }
+        let starts = Dictionary(uniqueKeysWithValues: placed.map { ($0.block.name, $0.fileOffset) })
+        head = Self.head(notes: notes, segments: segments) { starts[$0.block]! + $0.blockOffset }
     }
 
     /// Bytes of memory that `write` goes through.
     public var memoryBytes: ByteCount { placed.reduce(.zero) { $0 + ByteCount($1.block.byteLength) } }
 
     /// The ELF header, the program headers and the notes.
-    private static func head(notes: [UInt8], segments: [Segment], fileOffset: (UInt64) -> UInt64) -> [UInt8] {
+    private static func head(
+        notes: [UInt8], segments: [Segment], fileOffset: (MachineRecord.PhysicalRange) -> UInt64
+    ) -> [UInt8] {
         var bytes = CoreBytes()
         // 64 bits, little-endian, version 1; a core of x86-64; program headers of 56 bytes from byte 64 on, no sections.
         bytes.put([0x7f] + Array("ELF".utf8) + [2, 1, 1, 0])
@@ -100,8 +97,8 @@ public struct CoreFile: Sendable {
         put(&bytes, type: 4, flags: 0, offset: notesOffset, virtual: 0, physical: 0, length: UInt64(notes.count))
         for segment in segments {
             put(
-                &bytes, type: 1, flags: 7, offset: fileOffset(segment.physicalAddress), virtual: segment.virtualAddress,
-                physical: segment.physicalAddress, length: segment.byteLength)
+                &bytes, type: 1, flags: 7, offset: fileOffset(segment.memory), virtual: segment.virtualAddress,
+                physical: segment.memory.physicalAddress, length: segment.memory.byteLength)
         }
         bytes.put(notes)
         return bytes.bytes

@@ -40,12 +40,6 @@ struct GuestMemoryMap {
         return ranges[low - 1]
     }
 
-    /// The block and the place in it of an address that is in a range.
-    func place(of address: UInt64) -> (block: String, offset: UInt64) {
-        guard let range = range(at: address) else { preconditionFailure("an address without memory") }
-        return (range.block, range.blockOffset + (address - range.physicalAddress))
-    }
-
     /// The 512 numbers of the page at `address`, a multiple of 4096; nil where there is no memory.
     func words(at address: UInt64) throws(EngineError) -> [UInt64]? {
         guard let range = range(at: address), let region = regions[range.block] else { return nil }
