@@ -28,7 +28,7 @@ struct ConsistencyCase: CustomStringConvertible {
     var disks = [GuestOptions.Disk(.raw)]
 
     var description: String {
-        "\(engine), \(memory) memory of \(megabytes) MiB, \(load), \(virtualCPUs) vCPUs, disks \(disks.map(\.format))"
+        "\(engine), \(memory) memory of \(megabytes) MiB, \(load), \(virtualCPUs) vCPUs, disks \(disks.map(\.format.rawValue))"
     }
 
     var options: GuestOptions {
@@ -77,8 +77,7 @@ extension CommandStore {
     /// Brings the checkpoint back, twice checked, and ends it.
     func prove(_ checkpoint: TakenCheckpoint, _ original: GuestMachine, _ test: ConsistencyCase, lazily: Bool = false) throws {
         let what = "\(test): checkpoint \(checkpoint.report.checkpoint)\(lazily ? ", lazily" : "")"
-        let guest = try restore(
-            checkpoint.report.checkpoint, of: original, diskNames: checkpoint.report.disks.map(\.name), lazily: lazily)
+        let guest = try restore(checkpoint.report.checkpoint, of: original, lazily: lazily)
         let (first, before) = (guest.firstStatus, checkpoint.before)
         try require(first.mark == checkpoint.mark, "\(what): it is the state of mark \(first.mark), not \(checkpoint.mark)")
         try require(

@@ -65,8 +65,7 @@ import Units
             usleep(30_000)
             let checkpoint = try store.take("one", of: guest, mark: 1, test, latest: false)
             guest.kill()
-            let restored = try store.restore(
-                checkpoint.report.checkpoint, of: guest.machine, diskNames: checkpoint.report.disks.map(\.name), replacing: [old])
+            let restored = try store.restore(checkpoint.report.checkpoint, of: guest.machine, withDisks: [old])
             let status = try restored.check()
             try require(!status.ok && status.errors.contains { $0.hasPrefix("disk 0") }, "an old disk went unnoticed: \(status)")
         }

@@ -77,17 +77,14 @@ public final class CommandStore {
     /// Brings a checkpoint of `original`'s back in a new QEMU and waits until its workload answers.
     ///
     /// The command runs on, as QEMU's parent, until QEMU ends.
-    /// - Parameters:
-    ///   - diskNames: the checkpoint's disks, in the order of the machine's.
-    ///   - replacing: raw images that are moved to where the machine has its disks, instead of the checkpoint's disks.
+    /// - Parameter images: raw images that are moved to where the machine has its disks, instead of the checkpoint's disks.
     public func restore(
-        _ name: String, of original: GuestMachine, diskNames: [String], lazily: Bool = false, replacing images: [String]? = nil,
-        limitSeconds: Double = 60
+        _ name: String, of original: GuestMachine, lazily: Bool = false, withDisks images: [String]? = nil, limitSeconds: Double = 60
     ) throws -> Guest {
         let machine = try GuestMachine(forRestoreOf: original)
-        precondition(diskNames.count == machine.disks.count && images?.count ?? diskNames.count == diskNames.count, "every disk has a name")
+        precondition(images?.count ?? machine.disks.count == machine.disks.count, "every disk has an image")
         for (image, place) in zip(images ?? [], machine.disks) { try FileManager.default.moveItem(atPath: image, toPath: place) }
-        let disks = images == nil ? zip(diskNames, machine.disks).flatMap { ["--disk", "\($0)=\($1)"] } : ["--no-disks"]
+        let disks = images == nil ? zip(machine.diskNames, machine.disks).flatMap { ["--disk", "\($0)=\($1)"] } : ["--no-disks"]
         let arguments =
             ["vm", "restore", path, name] + (lazily ? ["--lazy"] : []) + disks + ["--", GuestMachine.program] + machine.arguments
         let tool = Handed(try start(arguments))

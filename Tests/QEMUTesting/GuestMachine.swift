@@ -10,6 +10,8 @@ public final class GuestMachine: Sendable {
     public let options: GuestOptions
     /// The paths of the disks' images, in the order of the options.
     public let disks: [String]
+    /// The names of the disks in checkpoints: their devices' ids.
+    public var diskNames: [String] { disks.indices.map { "vd\($0)" } }
     private let image: GuestImage
     private let folder: TemporaryFolder
 
@@ -75,7 +77,7 @@ public final class GuestMachine: Sendable {
     private var diskArguments: [String] {
         zip(options.disks, disks).enumerated().flatMap { number, pair in
             let (disk, path) = pair
-            let device = ["-device", "virtio-blk-pci,id=vd\(number),drive=disk\(number)"]
+            let device = ["-device", "virtio-blk-pci,id=\(diskNames[number]),drive=disk\(number)"]
             return switch disk.style {
             case .drive: ["-drive", "file=\(path),format=\(disk.format),if=none,id=disk\(number)"] + device
             case .node:
