@@ -1,8 +1,9 @@
 // Which thread of a process is led through making a userfaultfd, and what failing at it means.
 //
 // Invariants:
-// - A thread that waits for events is preferred: it is disturbed least, and the worst that our sudden death
-//   at the wrong microsecond does to it is a wait that ends early.
+// - A thread that waits for events is preferred, and waited for: it is disturbed least, and the worst that our sudden death
+//   in the microseconds of its calls does to it is a wait that ends early with a wrong count. Only a process in which none is seen
+//   has another thread led; a lock's wait, say, that ended with a wrong result would end the process.
 // - The process keeps no descriptor of what is made.
 
 import CLinux
@@ -19,6 +20,7 @@ struct Injection {
     private struct Candidate {
         var thread: Int32
         var rank: Int
+        var waitsForEvents: Bool
     }
     private struct Outcome {
         var result: Int32
@@ -27,7 +29,9 @@ struct Injection {
 
     /// x86-64's numbers of poll, select, pselect6 and ppoll, which are restarted after every stop.
     private static let waitsForEvents: Set<UInt64> = [7, 23, 270, 271]
-    private static let rounds = 5
+    /// How often threads are looked at: first for one that waits for events, then for one in any system call, at last for any.
+    private static let eventRounds = 25
+    private static let callRounds = 5
     private static let microsecondsBetweenRounds: UInt32 = 2000
     /// UFFD_USER_MODE_ONLY: no rights needed. Enough where no fault is ever reported.
     private static let userModeOnly: UInt32 = 1
@@ -52,15 +56,16 @@ struct Injection {
     private func attempt(_ flags: UInt32) throws(EngineError) -> Outcome {
         let instruction = try systemCallInstruction()
         var last = Outcome(result: -ESRCH, step: CK_INJECTION_ATTACH)
-        for round in 0..<Self.rounds {
+        let rounds = Self.eventRounds + Self.callRounds + 1
+        for round in 0..<rounds {
             if round > 0 { usleep(Self.microsecondsBetweenRounds) }
-            for candidate in try candidates() {
+            for candidate in try candidates() where candidate.waitsForEvents || round >= Self.eventRounds {
                 var injection = ck_injection()
                 injection.thread = candidate.thread
                 injection.process = process.handle.number
                 injection.instruction = instruction
                 injection.flags = flags
-                injection.allow_running = round == Self.rounds - 1
+                injection.allow_running = round == rounds - 1
                 injection.suspend_seccomp = try hasFilters(candidate.thread)
                 last = try run(injection)
                 if last.result >= 0 { return last }
@@ -92,11 +97,12 @@ struct Injection {
             // A thread that ends meanwhile has no such file any more.
             guard let text = try? SystemText.read(process.path("task/\(thread)/syscall")) else { continue }
             let call = text[...].fields.first?.number()
-            var rank = call.map { Self.waitsForEvents.contains($0) ? 0 : 2 } ?? 4
+            let waitsForEvents = call.map { Self.waitsForEvents.contains($0) } ?? false
+            var rank = waitsForEvents ? 0 : call != nil ? 2 : 4
             if avoided.contains(thread) { rank += 8 }
             // The first thread is the one that a program's own loop is in.
             if thread != process.pid { rank += 1 }
-            result.append(Candidate(thread: thread, rank: rank))
+            result.append(Candidate(thread: thread, rank: rank, waitsForEvents: waitsForEvents))
         }
         try process.checkRunning()
         return result.sorted { ($0.rank, $0.thread) < ($1.rank, $1.thread) }

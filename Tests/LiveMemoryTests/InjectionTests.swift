@@ -5,6 +5,7 @@ import FaultHarness
 import Foundation
 import LiveMemory
 import Testing
+import Threading
 import Units
 
 @Suite(.asRoot) struct InjectionTests {
@@ -29,6 +30,30 @@ import Units
             }
             guard answer.hasPrefix(Self.endings[kind]! + " "), time >= 1.4 else { throw TestFailure("the wait ended as \(answer)") }
             try victim.command("written").expect("0")
+        }
+    }
+
+    @Test func `whoever leads a thread may be killed at any moment, and the process goes on`() async throws {
+        let victim = try await onPlainThread { Handed(try Victim(pages: 256, writers: 1)) }.value
+        try victim.command("loop").expect("looping")
+        for _ in 0..<8 {
+            await #expect(processExitsWith: .signal(SIGKILL)) { [pid = victim.pid as Int32] in
+                let target = try TargetProcess(pid: pid)
+                let block = try SharedMemoryBlock(target, target.mappings().sharedRegions.first { $0.path.hasPrefix("/memfd:victim") }!)
+                let killer = PlainThread {
+                    usleep(UInt32.random(in: 1000...20_000))
+                    kill(getpid(), SIGKILL)
+                }
+                guard killer != nil else { return }
+                while true { _ = try WriteTracker(block) }
+            }
+        }
+        let handed = Handed(victim)
+        try await onPlainThread {
+            // At the worst one of its waits ended early with a wrong count.
+            try handed.value.send("stop")
+            guard let answer = try handed.value.answer(), answer == "ok" else { throw TestFailure("the waits failed") }
+            try handed.value.command("written").expect("0")
         }
     }
 }

@@ -73,6 +73,19 @@ let victimProgram = #"""
         later.join()
         return f"{result} {error} {time.monotonic() - start:.3f}"
 
+    class Polled(ctypes.Structure):
+        _fields_ = [("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short)]
+
+    def loop():
+        """Waits for input as an event loop does: what came is in `revents`, whatever the count says."""
+        print("looping", flush=True)
+        while True:
+            polled = Polled(0, 1, 0)
+            if libc.ppoll(ctypes.byref(polled), 1, None, None) < 0:
+                return "failed"
+            if polled.revents:
+                return "ok" if os.read(0, 100) == b"stop\n" else "nonsense"
+
     def compute(milliseconds):
         end = time.monotonic() + milliseconds / 1000
         total = 0
@@ -95,7 +108,7 @@ let victimProgram = #"""
     for number in range(writers):
         threading.Thread(target=writer, args=(number,), daemon=True).start()
     print("ready", hex(address), flush=True)
-    for line in sys.stdin:
+    for line in iter(sys.stdin.readline, ""):
         words = line.split()
         answer = "ok"
         if words[0] == "write":
@@ -108,6 +121,8 @@ let victimProgram = #"""
             answer = str(sum(written))
         elif words[0] == "wait":
             answer = wait_in(words[1], int(words[2]))
+        elif words[0] == "loop":
+            answer = loop()
         elif words[0] == "protect":
             answer = str(protect_self(words[1]))
         elif words[0] == "close":
