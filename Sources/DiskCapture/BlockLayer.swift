@@ -63,10 +63,8 @@ struct BlockLayer: Sendable {
         }
     }
 
-    func node(_ name: String) throws(EngineError) -> Node? { try nodes().first { $0.name == name } }
-
-    /// The names of nodes that somebody uses who is not part of a capture: a device, another node.
-    func nodesInUse() throws(EngineError) -> Set<String> {
+    /// Which nodes there are, and which of them are used by somebody who is not part of a capture: a device, another node.
+    func graph() throws(EngineError) -> (nodes: Set<String>, used: Set<String>) {
         let graph = try qmp.execute("x-debug-query-block-graph")
         guard let nodes = graph["nodes"]?.array, let edges = graph["edges"]?.array else {
             throw Self.wrongAnswer("x-debug-query-block-graph", "no nodes or edges")
@@ -80,7 +78,7 @@ struct BlockLayer: Sendable {
             // Exports and jobs' targets have no name: they are nobody's disk.
             if !parent.isEmpty, !parent.hasPrefix(CaptureNames.prefix) { used.insert(child) }
         }
-        return used
+        return (Set(nodes.filter { $0["type"]?.string == "block-driver" }.compactMap { $0["name"]?.string }), used)
     }
 
     func deleteNode(_ name: String) throws(EngineError) { try qmp.execute("blockdev-del", ["node-name": .string(name)]) }

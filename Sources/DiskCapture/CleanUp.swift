@@ -36,12 +36,12 @@ struct CleanUp {
         for (id, note) in try block.notes(scope) {
             try endExports(note)
             try endLogs(note)
-            for disk in note.disks { try endCreation(disk) }
+            try endCreation(note)
             let stopped = try guestStoppedByOverlays(note)
             try endStop(id)
             try commit(note, id)
             if stopped { try continueGuest() }
-            for disk in note.disks { try delete(disk) }
+            try delete(note)
             if !keepsNewBitmaps { try removeBitmaps(note) }
             for socket in [note.serverSocket, note.logSocket] { files.remove(socket) }
             files.removeFolder(note.folder)
@@ -50,11 +50,9 @@ struct CleanUp {
     }
 
     private mutating func endExports(_ note: CaptureNote) throws(EngineError) {
-        for disk in note.disks {
-            for export in try block.exports(disk.overlayNode) where export == disk.overlayNode {
-                try block.deleteExport(export)
-                report.append("Ended the export \(export).")
-            }
+        for export in try block.exports(scope) where note.disks.contains(where: { $0.overlayNode == export }) {
+            try block.deleteExport(export)
+            report.append("Ended the export \(export).")
         }
         // The socket tells whose server it is: the note names one that nobody else has.
         if files.isListening(at: note.serverSocket) {
@@ -64,23 +62,24 @@ struct CleanUp {
     }
 
     private mutating func endLogs(_ note: CaptureNote) throws(EngineError) {
-        for disk in note.disks {
-            let names = disk.names
-            if try !block.jobs(names.logJob).isEmpty {
+        let (jobs, nodes) = (try block.jobs(scope), try block.graph().nodes)
+        for names in note.disks.map(\.names) {
+            if jobs.contains(where: { $0.id == names.logJob }) {
                 try block.cancel(names.logJob, breaking: names.log)
                 report.append("Ended the log of writes \(names.logJob).")
             }
-            if try block.node(names.log) != nil { try block.deleteNode(names.log) }
+            if nodes.contains(names.log) { try block.deleteNode(names.log) }
         }
     }
 
-    private func endCreation(_ disk: CaptureNote.Disk) throws(EngineError) {
-        let id = disk.names.createJob
-        guard try !block.jobs(id).isEmpty else { return }
-        guard try block.wait(for: id, statuses: [], milliseconds: 30_000) != nil else {
-            throw EngineError(.timeout, "QEMU does not finish an empty overlay", remedy: "Clean up again.", place: disk.overlayPath)
+    private func endCreation(_ note: CaptureNote) throws(EngineError) {
+        let jobs = try block.jobs(scope)
+        for disk in note.disks where jobs.contains(where: { $0.id == disk.names.createJob }) {
+            guard try block.wait(for: disk.names.createJob, statuses: [], milliseconds: 30_000) != nil else {
+                throw EngineError(.timeout, "QEMU does not finish an empty overlay", remedy: "Clean up again.", place: disk.overlayPath)
+            }
+            try block.dismiss(disk.names.createJob)
         }
-        try block.dismiss(id)
     }
 
     private mutating func commit(_ note: CaptureNote, _ id: String) throws(EngineError) {
@@ -136,15 +135,15 @@ struct CleanUp {
         try block.unmark(mark)
     }
 
-    private mutating func delete(_ disk: CaptureNote.Disk) throws(EngineError) {
-        let names = disk.names
-        let nodes = try block.nodes()
-        if nodes.contains(where: { $0.name == names.overlay }) { try block.deleteNode(names.overlay) }
-        if nodes.contains(where: { $0.name == names.file }) { try block.deleteNode(names.file) }
-        if try block.objects(names.limits).contains(names.limits) {
-            try block.qmp.execute("object-del", ["id": .string(names.limits)])
+    private mutating func delete(_ note: CaptureNote) throws(EngineError) {
+        let nodes = try block.graph().nodes
+        let objects = try block.objects(scope)
+        for disk in note.disks {
+            let names = disk.names
+            for node in [names.overlay, names.file] where nodes.contains(node) { try block.deleteNode(node) }
+            if objects.contains(names.limits) { try block.qmp.execute("object-del", ["id": .string(names.limits)]) }
+            if files.remove(disk.overlayPath) { report.append("Deleted \(disk.overlayPath).") }
         }
-        if files.remove(disk.overlayPath) { report.append("Deleted \(disk.overlayPath).") }
     }
 
     private mutating func removeBitmaps(_ note: CaptureNote) throws(EngineError) {

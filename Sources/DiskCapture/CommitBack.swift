@@ -47,14 +47,13 @@ struct CommitBack {
     /// Whether the guest is on the image, and no job is left to say so.
     func isDone() throws(EngineError) -> Bool {
         guard try block.jobs(job).isEmpty else { return false }
-        let nodes = try block.nodes()
-        guard nodes.contains(where: { $0.name == disk.overlayNode }) else { return true }
-        let used = try block.nodesInUse()
+        let (nodes, used) = try block.graph()
+        guard nodes.contains(disk.overlayNode) else { return true }
         if used.contains(disk.overlayNode) { return false }
         if used.contains(disk.baseNode) { return true }
         // The device has been unplugged, from one or the other: QEMU makes what is below an overlay read-only, and writable again
         // when the overlay has been committed.
-        return nodes.first { $0.name == disk.baseNode }?.isReadOnly != true
+        return try block.nodes().first { $0.name == disk.baseNode }?.isReadOnly != true
     }
 
     /// Returns when all but `rest` bytes at most have been copied, and the commit can be completed; or when it is done.

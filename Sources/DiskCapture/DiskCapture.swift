@@ -126,7 +126,7 @@ public final class DiskCapture: Sendable {
     }
 
     private func checkNobodyElse() throws(EngineError) {
-        for node in try block.nodes() where node.name.hasPrefix(CaptureNames.prefix) { throw Self.unfinished(node.name) }
+        for node in try block.graph().nodes where node.hasPrefix(CaptureNames.prefix) { throw Self.unfinished(node) }
         for object in try block.objects(CaptureNames.prefix) { throw Self.unfinished(object) }
     }
 
@@ -209,6 +209,7 @@ public final class DiskCapture: Sendable {
         do throws(EngineError) { try cleanUp.run() } catch {
             throw error.code == .exited ? endedMachine(error) : error
         }
+        state.withLock { $0.isSwitched = false }
         if committed { try removeOlderBitmaps() }
         return cleanUp.stopMicroseconds
     }

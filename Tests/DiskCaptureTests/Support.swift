@@ -43,12 +43,12 @@ let plugin: String = {
 extension TinyMachine {
     /// A whole capture; what is wrong with it, and the machine's content at the instant.
     func capture(
-        _ mode: DiskCapture.Mode, into sink: MemorySink, options: DiskCapture.Options = DiskCapture.Options(), committed: Bool = true
+        _ mode: DiskCapture.Mode, into sink: MemorySink, options: DiskCapture.Options? = nil, committed: Bool = true
     ) throws(EngineError) -> (model: [String: [UInt8]], reports: [DiskReport]) {
         _ = plugin
         let disks = try DiskCapture.writableDisks(of: qmp)
         let capture = DiskCapture(
-            qmp: qmp, disks: disks, mode: mode, checkpoint: sink.id, parent: sink.parentID, options: options)
+            qmp: qmp, disks: disks, mode: mode, checkpoint: sink.id, parent: sink.parentID, options: options ?? self.options)
         try capture.prepare()
         usleep(20_000)
         let instant = try atStop { () throws(EngineError) in if mode == .atStop { try capture.switchAtStop() } }

@@ -38,10 +38,10 @@ final class TinyMachine: @unchecked Sendable {
         self.disks = disks
         print("seed \(seed)")
         generator = Lock(SplitMix(state: seed))
-        folder = (base ?? NSTemporaryDirectory()) + "/ckdisks-\(UInt32.random(in: 0...UInt32.max))"
+        folder = (base ?? "/tmp") + "/ckdisks-\(UInt32.random(in: 0...UInt32.max))"
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
         var arguments = "-machine pc -nodefaults -display none -m 32 -accel tcg".split(separator: " ").map(String.init)
-        for socket in ["qmp", "writes", "rescue"] { arguments += ["-qmp", "unix:\(folder)/\(socket),server=on,wait=off"] }
+        for socket in ["qmp", "writes", "rescue", "cut"] { arguments += ["-qmp", "unix:\(folder)/\(socket),server=on,wait=off"] }
         for disk in disks {
             let path = "\(folder)/\(disk.name).img"
             try Self.run("qemu-img", ["create", "-q", "-f", disk.format, path, "\(disk.byteLength)"])
@@ -60,7 +60,7 @@ final class TinyMachine: @unchecked Sendable {
         process = try ChildProcess.spawn(
             executable: "qemu-system-x86_64", arguments: arguments, inheriting: [(nowhere, 1)], diesWithParent: true)
         model = Lock(Dictionary(uniqueKeysWithValues: disks.map { ($0.name, [UInt8](repeating: 0, count: $0.byteLength)) }))
-        while !FileManager.default.fileExists(atPath: folder + "/rescue") { usleep(5000) }
+        while !FileManager.default.fileExists(atPath: folder + "/cut") { usleep(5000) }
         qmp = try QMPClient.connect(path: folder + "/qmp")
         writes = try QMPClient.connect(path: folder + "/writes")
     }
@@ -80,6 +80,9 @@ final class TinyMachine: @unchecked Sendable {
         process.waitUntilExit()
         guard process.terminationStatus == 0 else { throw EngineError(.ioFailed, "\(tool) failed") }
     }
+
+    /// Everything of a capture goes into the machine's folder, where remains are seen.
+    var options: DiskCapture.Options { DiskCapture.Options(scratchFolder: folder) }
 
     /// A connection that stands for another process.
     func rescue() throws -> QMPClient { try QMPClient.connect(path: folder + "/rescue") }
