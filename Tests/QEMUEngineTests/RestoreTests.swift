@@ -10,17 +10,59 @@ import Threading
 import Units
 
 @Suite(.serialized) struct RestoreTests {
-    @Test func `a machine comes back whole, and lazily, and goes on from where it was`() throws {
+    @Test func `a machine comes back whole, lazily and under another backend, and not in a machine that is another`() throws {
         try blocking {
-            let place = try RestorePlace()
+            let place = try RestorePlace(GuestOptions(memorySize: .mebibytes(192)))
+            try place.goesOn([])
+            try place.goesOn(["--lazy"])
+            // Its main memory is called otherwise there.
+            var shared = place.original.options
+            shared.memory = .shared
+            try place.goesOn(["--lazy"], shared)
+            try place.goesOn([], shared)
+
+            var other = place.original.options
+            other.memorySize = .mebibytes(256)
+            try place.isRefused(other, saying: "192 MiB")
+            other.memory = .shared
+            try place.isRefused(other, saying: "192 MiB")
+            other = place.original.options
+            other.virtualCPUs = 2
+            try place.isRefused(other, saying: "1 vCPUs")
+            other = place.original.options
+            other.extraArguments = ["-device", "VGA"]
+            try place.isRefused(other, saying: "vga")
+            other.extraArguments = ["-machine", "q35"]
+            try place.isRefused(other, saying: "pc-q35-7.2")
+            other.extraArguments = ["-incoming", "defer"]
+            try place.isRefused(other, saying: "-incoming")
+        }
+    }
+
+    @Test func `a lazy restore that is killed is gone on with, and damage is never handed to a machine`() throws {
+        try blocking {
+            let place = try RestorePlace(GuestOptions(memorySize: .mebibytes(256), virtualCPUs: 2), fillMebibytes: 150)
+            try place.resumesAfterKill()
+            try place.failsOnDamage()
+        }
+    }
+
+    @Test func `disks are recreated before the machine starts, and every disk needs its place`() throws {
+        try blocking {
+            let options = GuestOptions(memorySize: .mebibytes(128), disks: [.init(.raw, size: .mebibytes(16))])
+            let place = try RestorePlace(options, fillMebibytes: 8, writesDisks: true)
+            let machine = try GuestMachine(forRestoreOf: place.original)
+            let without = try place.store.outcome(place.command(machine, []))
+            guard without.exitCode == 2, without.errors.contains("--disk disk0=FILE"), without.errors.contains("--no-disks") else {
+                throw RestoreTrouble("a disk without a place: \(without.exitCode ?? -1) \(without.errors)")
+            }
+            let unknown = try place.store.outcome(place.command(machine, ["--disk", "vdz=\(machine.disks[0])"]))
+            guard unknown.exitCode == 2, !FileManager.default.fileExists(atPath: machine.disks[0]) else {
+                throw RestoreTrouble("an unknown disk: \(unknown.errors)")
+            }
             for isLazy in [false, true] {
-                let restored = try place.restore(isLazy ? ["--lazy"] : [])
-                let status = try restored.guest.check()
-                guard status.ok, status.mark == 4711 else { throw RestoreTrouble("lazy \(isLazy): \(status)") }
-                restored.guest.kill()
-                let outcome = try restored.tool.wait(limitSeconds: 20)
-                print(outcome.text, outcome.errors)
-                guard outcome.exitCode == 128 + 9 else { throw RestoreTrouble("exit \(outcome)") }
+                let machine = try GuestMachine(forRestoreOf: place.original)
+                try place.goesOn(["--disk", "disk0=\(machine.disks[0])"] + (isLazy ? ["--lazy"] : []), on: machine)
             }
         }
     }
@@ -30,21 +72,18 @@ import Units
 final class RestorePlace {
     let store: CommandStore
     let original: GuestMachine
+    private static let mark = 4711
 
-    init(_ options: GuestOptions = GuestOptions()) throws {
+    init(_ options: GuestOptions, fillMebibytes: Int = 48, writesDisks: Bool = false) throws {
         store = try CommandStore()
         let guest = try Guest.start(options)
         defer { guest.kill() }
-        try guest.fill(mebibytes: 64)
-        try guest.mark(4711)
-        try HandCheckpoint.take(guest, "vm", in: store)
+        try guest.fill(mebibytes: fillMebibytes)
+        try guest.mark(Self.mark)
+        if writesDisks { try guest.writeDisks(threads: 2) }
+        usleep(300_000)
+        try HandCheckpoint.take(guest, "vm", in: store, disks: guest.machine.disks)
         original = guest.machine
-    }
-
-    struct Restored {
-        var machine: GuestMachine
-        var tool: RunningTool
-        var guest: Guest
     }
 
     /// The command line of a restore into a new machine.
@@ -52,14 +91,136 @@ final class RestorePlace {
         ["vm", "restore", store.path, "vm", "--json"] + options + ["--", GuestMachine.program] + machine.arguments
     }
 
-    func restore(_ options: [String]) throws -> Restored {
-        let machine = try GuestMachine(forRestoreOf: original)
+    /// Restores it and sees that it goes on from where it was.
+    func goesOn(_ options: [String], _ hardware: GuestOptions? = nil, on given: GuestMachine? = nil) throws {
+        let machine = try given ?? hardware.map { try GuestMachine($0) } ?? GuestMachine(forRestoreOf: original)
         let tool = try store.start(command(machine, options))
         do {
-            return Restored(machine: machine, tool: tool, guest: try Guest(attachingTo: machine))
+            let guest = try Guest(attachingTo: machine)
+            try Self.check(guest)
+            try Self.waitFor("completed", guest)
+            guest.kill()
         } catch {
-            tool.send(SIGKILL)
-            throw RestoreTrouble("\(error)\n\(try tool.wait(limitSeconds: 5))")
+            tool.send(SIGTERM)
+            throw RestoreTrouble("\(options): \(error)\n\(try tool.wait(limitSeconds: 5))")
         }
+        let outcome = try tool.wait(limitSeconds: 20)
+        guard outcome.exitCode == 128 + SIGKILL, outcome.text.contains(#""running":true"#) else {
+            throw RestoreTrouble("\(options): it ended with \(outcome) \(outcome.text)")
+        }
+    }
+
+    static func check(_ guest: Guest) throws {
+        let status = try guest.check()
+        guard status.ok, status.mark == mark else { throw RestoreTrouble("the guest is not what it was: \(status)") }
+    }
+
+    /// Waits until the migration that the machine sees has come to this.
+    static func waitFor(_ wanted: String, _ guest: Guest) throws {
+        let qmp = try guest.monitor()
+        defer { qmp.close() }
+        try waitFor(wanted, qmp)
+    }
+
+    static func waitFor(_ wanted: String, _ qmp: QMPClient) throws {
+        var status = ""
+        for _ in 0..<600 {
+            status = try qmp.execute("query-migrate")["status"]?.string ?? ""
+            if status == wanted { return }
+            usleep(20_000)
+        }
+        throw RestoreTrouble("its migration is \(status), not \(wanted)")
+    }
+
+    /// The command line is refused, with exit code 2 and that text, and QEMU does not stay.
+    func isRefused(_ hardware: GuestOptions, saying text: String) throws {
+        let machine = try GuestMachine(hardware)
+        let outcome = try store.outcome(command(machine, []), limitSeconds: 30)
+        guard outcome.exitCode == 2, outcome.errors.contains(text) else {
+            throw RestoreTrouble("it was to be refused with \(text): \(outcome.exitCode ?? -1) \(outcome.errors)")
+        }
+    }
+
+    // MARK: - Kills
+
+    /// A lazy restore of which the server is gone, in the middle; the machine waits.
+    func interrupted() throws -> (GuestMachine, QMPClient) {
+        for _ in 0..<5 {
+            let machine = try GuestMachine(forRestoreOf: original)
+            let tool = try store.start(command(machine, ["--lazy"]))
+            let qmp = try Self.monitor(machine)
+            var status = ""
+            for _ in 0..<2000 where status != "postcopy-active" && status != "completed" {
+                status = try qmp.execute("query-migrate")["status"]?.string ?? ""
+            }
+            tool.send(SIGKILL)
+            _ = try tool.wait(limitSeconds: 10)
+            usleep(100_000)
+            if try qmp.execute("query-migrate")["status"]?.string != "completed" {
+                try Self.waitFor("postcopy-paused", qmp)
+                return (machine, qmp)
+            }
+            try qmp.execute("quit")
+        }
+        throw RestoreTrouble("the restore was always faster than the kill")
+    }
+
+    private static func monitor(_ machine: GuestMachine) throws -> QMPClient {
+        for _ in 0..<2000 {
+            if let qmp = try? QMPClient.connect(path: machine.testMonitorPath) { return qmp }
+            usleep(5000)
+        }
+        throw RestoreTrouble("QEMU did not start: \(machine.messages)")
+    }
+
+    func resumesAfterKill() throws {
+        try Data([1]).write(to: URL(fileURLWithPath: store.file("x")))
+        try store.run("save", store.path, "plain", "--state", "x=\(store.file("x"))")
+        let (machine, qmp) = try interrupted()
+        qmp.close()
+        let plain = try store.outcome(["vm", "resume", store.path, "plain", "--qmp", machine.monitorPath])
+        guard plain.exitCode == 2 else { throw RestoreTrouble("no checkpoint of a machine: \(plain.errors)") }
+        let outcome = try store.outcome(["vm", "resume", store.path, "vm", "--qmp", machine.monitorPath, "--json"])
+        guard outcome.exitCode == 0 else { throw RestoreTrouble("resume: \(outcome.errors)") }
+        let guest = try Guest(attachingTo: machine)
+        defer { guest.kill() }
+        try Self.check(guest)
+        let again = try store.outcome(["vm", "resume", store.path, "vm", "--qmp", machine.monitorPath])
+        guard again.exitCode == 6 else { throw RestoreTrouble("resuming what is complete: \(again.exitCode ?? -1) \(again.errors)") }
+    }
+
+    // MARK: - Damage
+
+    func failsOnDamage() throws {
+        try damage()
+        let machine = try GuestMachine(forRestoreOf: original)
+        let outcome = try store.outcome(command(machine, []), limitSeconds: 60)
+        guard outcome.exitCode == 3, !outcome.text.contains("loadedMilliseconds") else {
+            throw RestoreTrouble("a full restore of damage: \(outcome.exitCode ?? -1) \(outcome.text) \(outcome.errors)")
+        }
+        let lazy = try GuestMachine(forRestoreOf: original)
+        let tool = try store.start(command(lazy, ["--lazy"]))
+        let qmp = try Self.monitor(lazy)
+        try Self.waitFor("postcopy-paused", qmp)
+        try qmp.execute("quit")
+        qmp.close()
+        let errors = try tool.wait(limitSeconds: 20).errors
+        guard errors.contains("the machine waits"), errors.contains("vm resume"), errors.contains("corrupt") || errors.contains("hash") || errors.contains("checksum") else {
+            throw RestoreTrouble("a lazy restore of damage: \(errors)")
+        }
+    }
+
+    /// Changes a byte in the middle of what is stored, where pages of memory are.
+    private func damage() throws {
+        let handle = try #require(FileHandle(forUpdatingAtPath: store.path))
+        defer { try? handle.close() }
+        for offset in stride(from: UInt64(60) << 20, to: 90 << 20, by: (1 << 20) + 12345) {
+            try handle.seek(toOffset: offset)
+            let byte = try #require(try handle.read(upToCount: 1)?.first)
+            try handle.seek(toOffset: offset)
+            try handle.write(contentsOf: Data([byte ^ 0x10]))
+            if try store.outcome(["verify", store.path]).exitCode == 3 { return }
+        }
+        throw RestoreTrouble("no byte was worth damaging")
     }
 }
