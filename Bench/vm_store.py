@@ -95,7 +95,7 @@ class Store:
             raise Trouble(f"{trouble}\n{machine.path('restore-log').read_text(errors='replace')}") from trouble
         guest.monitor.drain()
         resumed = [event["time"] for event in guest.monitor.events if event["event"] == "RESUME"]
-        first_tick = guest.ticks.times[0] - start_monotonic
+        first_tick = guest.ticks.first() - start_monotonic
         return guest, Restore(resumed[0] - start if resumed else first_tick, first_tick, 0)
 
 

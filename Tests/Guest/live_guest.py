@@ -221,6 +221,15 @@ class TickLog:
         while self.connection.recv(1 << 14):
             self.times.append(time.monotonic())
 
+    def first(self, limit=10):
+        """When the first tick came, waited for."""
+        deadline = time.monotonic() + limit
+        while not self.times:
+            if time.monotonic() > deadline:
+                raise Trouble(f"the guest did not tick in {limit} s")
+            time.sleep(0.002)
+        return self.times[0]
+
     def longest_gap(self, start, end):
         """The longest time without a tick between two moments of time.monotonic(); both ends count as ticks."""
         times = [start, *self.times[bisect.bisect(self.times, start):bisect.bisect(self.times, end)], end]

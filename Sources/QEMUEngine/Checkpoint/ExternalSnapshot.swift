@@ -5,6 +5,8 @@
 // - Every page that the checkpoint has is the page at the stop: each one that was written after it had been read is read again.
 // - What the stop needs is there before it: buffers, page tables, overlays.
 // - Device state is saved before the last look at memory, since saving it may write there.
+// - A disk read by direct I/O marks its pages when it is issued and fills them when it ends. What was in flight when pages were protected has
+//   ended before they are read: where a disk of the machine uses direct I/O, it is drained in between.
 
 import CLinux
 import CheckpointCore
@@ -21,6 +23,8 @@ struct ExternalSnapshot {
 
     /// More rounds than this don't help: what is dirty then is dirtied faster than it is stored.
     private static let mostRounds = 16
+    /// Each round costs a moment's stop where disks have to be drained.
+    private static let mostDrainedRounds = 2
     /// A dirty set of so few pages is copied in the stop; a round more would find hardly fewer.
     private static let fewPages = PageCount(256)
     /// So many pages are copied in the stop; more are protected in it, and copied on write.
@@ -49,9 +53,13 @@ struct ExternalSnapshot {
 
     private func capture(_ memory: GuestMemory) throws(EngineError) -> Captured {
         let begin = Clock.nowMicroseconds()
+        let usesDirectReads = try DirectReads.arePossible(session.qmp)
         try memory.arm()
+        var drains = usesDirectReads ? try session.drain() : 0
         try memory.saveAll()
-        try settle(memory)
+        try settle(memory, mostRounds: usesDirectReads ? Self.mostDrainedRounds : Self.mostRounds) { () throws(EngineError) in
+            if usesDirectReads { drains += try session.drain() }
+        }
         let (stop, spool) = try stopAndCapture(memory)
         session.guestRuns(again: stop)
         try memory.finish()
@@ -66,19 +74,26 @@ struct ExternalSnapshot {
         try devices.setRunState("running")
         return Captured(
             engine: .external, machineType: intake.machineType, blocks: intake.blocks, deviceState: devices.bytes, stop: stop,
+            otherStopsMicroseconds: drains,
             migrationMicroseconds: Clock.nowMicroseconds() - begin, pages: memory.pagesRead + intake.pageCount)
     }
 
     /// Rounds of looking and copying, until the dirty set is small or does not shrink any more.
-    private func settle(_ memory: GuestMemory) throws(EngineError) {
+    private func settle(
+        _ memory: GuestMemory, mostRounds: Int, settleReads: () throws(EngineError) -> Void
+    ) throws(EngineError) {
         var last: PageCount?
-        for _ in 0..<Self.mostRounds {
+        for _ in 0..<mostRounds {
             let dirty = try memory.scan()
             let isStuck = last.map { dirty.rawValue * 5 > $0.rawValue * 4 } ?? false
-            // What is not saved now is pending until the stop.
-            if isStuck, dirty > Self.fewPages { return try memory.prepareCopyOnWrite() }
+            if isStuck, dirty > Self.fewPages {
+                // What will be protected in the stop needs no copying now; the rest does.
+                try memory.prepareCopyOnWrite()
+                _ = try memory.scan()
+            }
+            try settleReads()
             try memory.saveScanned()
-            if dirty <= Self.fewPages { return }
+            if isStuck || dirty <= Self.fewPages { return }
             last = dirty
         }
     }
@@ -103,10 +118,17 @@ struct ExternalSnapshot {
                 .refused, "QEMU could not save its devices: \(answer["error-desc"]?.string ?? "it gives no reason")", place: "QEMU")
         }
         try memory.captureInStop()
-        try qmp.execute("cont")
-        let began = try qmp.waitForEvent(after: start, timeoutMilliseconds: Self.timeoutMilliseconds) { $0.name == "STOP" }
-        let ended = try qmp.waitForEvent(after: began.sequence, timeoutMilliseconds: Self.timeoutMilliseconds) { $0.name == "RESUME" }
+        try qmp.continueGuest()
+        let stop = try Stop.after(start, qmp)
         session.words.mayHaveStopped = false
-        return (Stop(beganMicroseconds: began.timestampMicroseconds, endedMicroseconds: ended.timestampMicroseconds), spool)
+        return (stop, spool)
+    }
+}
+
+/// Reads that fill memory later than they mark it.
+enum DirectReads {
+    /// Whether any drive of the machine bypasses the host's page cache, so that its reads are filled in by the host's hardware.
+    static func arePossible(_ qmp: QMPClient) throws(EngineError) -> Bool {
+        try qmp.execute("query-block").array?.contains { $0["inserted"]?["cache"]?["direct"]?.bool == true } ?? false
     }
 }

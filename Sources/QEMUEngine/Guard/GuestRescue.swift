@@ -88,7 +88,7 @@ public struct GuestRescue: Sendable {
     private func resume(_ qmp: QMPClient) throws(EngineError) -> [String] {
         let status = try qmp.execute("query-status")["status"]?.string ?? ""
         guard mayContinue, ["paused", "postmigrate", "finish-migrate"].contains(status) else { return [] }
-        try qmp.execute("cont")
+        try qmp.continueGuest()
         return ["let the guest run again"]
     }
 
