@@ -56,7 +56,14 @@ extension DiskCapture {
                 remedy: "Take the checkpoint again.")
         }
         // Not by force: a mirror that ends this way has made sure that its target has everything.
-        for disk in captured { try block.qmp.execute("block-job-cancel", ["device": .string(disk.names.logJob)]) }
+        for disk in captured {
+            do throws(EngineError) {
+                try block.qmp.execute("block-job-cancel", ["device": .string(disk.names.logJob)])
+            } catch {
+                // One that has failed can't be cancelled: why it failed is said below.
+                if error.code != .refused { throw error }
+            }
+        }
         for disk in captured {
             let job = try block.wait(for: disk.names.logJob, statuses: [], milliseconds: Self.mirrorMilliseconds)
             guard let job, job.error == nil else { throw Self.logFailed(disk.disk, job?.error ?? "it does not end") }

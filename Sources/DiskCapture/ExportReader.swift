@@ -41,7 +41,11 @@ import Units
         }
     }
 
-    deinit { unsafe nbd_close(handle) }
+    deinit {
+        // Says goodbye; a server that is gone needs none.
+        unsafe nbd_shutdown(handle, 0)
+        unsafe nbd_close(handle)
+    }
 
     func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(EngineError) {
         guard unsafe nbd_pread(handle, buffer.baseAddress!, buffer.count, offset, 0) == 0 else {
