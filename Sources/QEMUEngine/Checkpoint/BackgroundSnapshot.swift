@@ -107,6 +107,7 @@ struct BackgroundSnapshot {
     private func captured(_ taken: StreamIntake, stop: Stop, migrationMicroseconds: Int64) throws(EngineError) -> Captured {
         Captured(
             engine: .background, machineType: taken.machineType, blocks: taken.blocks, deviceState: taken.deviceState, stop: stop,
+            otherStopsMicroseconds: 0,
             migrationMicroseconds: migrationMicroseconds, pages: taken.pageCount)
     }
 }

@@ -53,9 +53,9 @@ public struct CheckpointReport: Sendable {
     public var machine: MachineRecord
     /// How long the guest stood still, by QEMU's own events.
     public var stopMicroseconds: Int64
-    /// How long it stood still once more while its disks were put back: only for images in raw format, which QEMU 7.2 can't go back to
-    /// under a running guest.
-    public var diskStopMicroseconds: Int64
+    /// How long it stood still besides: while disks with direct I/O were drained (external engine), and while it went back to images in raw
+    /// format, which QEMU 7.2 can't do under a running guest.
+    public var otherStopsMicroseconds: Int64
     /// From the command to the durable checkpoint.
     public var totalMicroseconds: Int64
     /// From QEMU's first work on the checkpoint to its last.

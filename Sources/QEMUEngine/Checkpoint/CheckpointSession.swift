@@ -28,6 +28,16 @@ struct CheckpointSession: Sendable {
         progress(CheckpointProgress(phase: phase, done: done, total: total))
     }
 
+    /// Lets all I/O that is in flight come to its end: the guest is stopped and runs on at once. Answers how long it stood still.
+    func drain() throws(EngineError) -> Int64 {
+        let start = qmp.lastEventSequence
+        words.mayHaveStopped = true
+        try qmp.execute("stop")
+        try qmp.execute("cont")
+        words.mayHaveStopped = false
+        return try Stop.after(start, qmp).lengthMicroseconds
+    }
+
     /// The guest has stood still and runs again.
     func guestRuns(again stop: Stop) {
         progress(CheckpointProgress(phase: .resumed(stopMicroseconds: stop.lengthMicroseconds), done: .zero, total: nil))

@@ -32,7 +32,9 @@ final class GuestMemory {
     }
 
     /// Shorter runs are copied in the stop: each protected one makes it some microseconds longer.
-    private static let longRun = 64
+    private static let longRun = PageCount(300)
+    /// Runs nearer to one another than this count as one.
+    private static let bridgedGap = PageCount(8)
 
     private var parts: [Part] = []
     private let session: CheckpointSession
@@ -143,7 +145,7 @@ final class GuestMemory {
     func prepareCopyOnWrite() throws(EngineError) {
         for index in parts.indices {
             let part = parts[index]
-            let hot = part.pending.longRuns(atLeast: PageCount(Self.longRun), bridging: PageCount(pagesPerRun))
+            let hot = part.pending.longRuns(atLeast: Self.longRun, bridging: Self.bridgedGap)
             guard hot.count > part.copied.room else { continue }
             let copyOnWrite = try CopyOnWriteRanges(part.block, avoiding: guestThreads)
             try copyOnWrite.prepare(hot, from: part.tracker)

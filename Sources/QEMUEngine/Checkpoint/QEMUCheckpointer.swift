@@ -94,7 +94,8 @@ public final class QEMUCheckpointer: Sendable {
         let receipt = try session.sink.commit()
         let diskStop = try session.disks?.retire(committed: true) ?? 0
         return CheckpointReport(
-            machine: record, stopMicroseconds: captured.stop.lengthMicroseconds, diskStopMicroseconds: diskStop,
+            machine: record, stopMicroseconds: captured.stop.lengthMicroseconds,
+            otherStopsMicroseconds: captured.otherStopsMicroseconds + diskStop,
             totalMicroseconds: Clock.nowMicroseconds() - start, migrationMicroseconds: captured.migrationMicroseconds,
             pages: captured.pages, newPages: receipt.newPages, storedBytes: receipt.storedBytes, disks: diskReports)
     }

@@ -121,8 +121,8 @@ private struct VMCheckpointResult: Encodable {
     var engine: String
     var machineType: String
     var stopMicroseconds: Int64
-    /// A second stop, while raw images were put back under the guest.
-    var diskStopMicroseconds: Int64
+    /// Other stops, for the disks' sake: while direct I/O was drained, and while raw images were put back under the guest.
+    var otherStopsMicroseconds: Int64
     var totalMicroseconds: Int64
     var migrationMicroseconds: Int64
     var pages: UInt64
@@ -138,7 +138,7 @@ private struct VMCheckpointResult: Encodable {
         engine = report.machine.engine.rawValue
         machineType = report.machine.machineType
         stopMicroseconds = report.stopMicroseconds
-        diskStopMicroseconds = report.diskStopMicroseconds
+        otherStopsMicroseconds = report.otherStopsMicroseconds
         totalMicroseconds = report.totalMicroseconds
         migrationMicroseconds = report.migrationMicroseconds
         pages = report.pages.rawValue
@@ -157,7 +157,7 @@ private struct VMCheckpointResult: Encodable {
         return """
             checkpoint \(checkpoint) of \(machineType) by the \(engine) engine, in \(milliseconds(totalMicroseconds)) \
             (\(readable(bytes: rate))/s)
-              stop:   \(milliseconds(stopMicroseconds))\(diskStopMicroseconds > 0 ? ", and \(milliseconds(diskStopMicroseconds)) to put raw disks back" : "")
+              stop:   \(milliseconds(stopMicroseconds))\(otherStopsMicroseconds > 0 ? ", and \(milliseconds(otherStopsMicroseconds)) for its disks" : "")
               memory: \(readable(ByteCount(memoryBytes))), \(pages) pages looked at
               disks:  \(disks.isEmpty ? "none" : disks.map(\.summary).joined(separator: ", "))
               stored: \(newPages) new pages, \(readable(ByteCount(storedBytes)))
