@@ -203,6 +203,7 @@ public final class DiskCapture: Sendable {
             return state.logServer
         }
         server?.stop()
+        if committed { try block.beginBitmaps(state.withLock { $0.isSwitched ? $0.disks : [] }) }
         var cleanUp = CleanUp(
             block: block, scope: names.all, files: files, commitTimeoutMilliseconds: options.commitTimeoutMilliseconds,
             keepsNewBitmaps: committed)

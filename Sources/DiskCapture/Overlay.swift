@@ -73,21 +73,31 @@ extension BlockLayer {
         }
     }
 
-    /// Lets all disks continue in their overlays, and bitmaps count from here: all or nothing.
+    /// Lets all disks continue in their overlays: all or nothing. Nothing else is in the transaction, since the guest may stand
+    /// still meanwhile: bitmaps come later.
     func switchToOverlays(_ disks: [CapturedDisk]) throws(EngineError) {
-        var actions: [JSONValue] = []
-        for captured in disks {
-            let node = JSONValue.string(captured.disk.nodeName)
-            actions.append([
-                "type": "blockdev-snapshot", "data": ["node": node, "overlay": .string(captured.names.overlay)],
-            ])
-            if let bitmap = captured.newBitmap {
-                actions.append([
-                    "type": "block-dirty-bitmap-add",
-                    "data": ["node": node, "name": .string(bitmap), "granularity": .integer(Int64(pageSize)), "persistent": false],
-                ])
-            }
+        let actions = disks.map { captured -> JSONValue in
+            [
+                "type": "blockdev-snapshot",
+                "data": ["node": .string(captured.disk.nodeName), "overlay": .string(captured.names.overlay)],
+            ]
         }
         try qmp.execute("transaction", ["actions": .array(actions)])
+    }
+
+    /// Lets bitmaps count from the switch, as long as nothing has been written to the images since.
+    func beginBitmaps(_ disks: [CapturedDisk]) throws(EngineError) {
+        // A disk that somebody else has committed back, or whose device has gone, gets none: its next capture is a full one.
+        let used = try graph().used
+        let nodes = try nodes()
+        for captured in disks where used.contains(captured.names.overlay) {
+            let node = captured.disk.nodeName
+            guard let bitmap = captured.newBitmap, try jobs(captured.names.commitJob).isEmpty,
+                !nodes.contains(where: { $0.name == node && $0.bitmaps.contains { $0.name == bitmap } })
+            else { continue }
+            try qmp.execute(
+                "block-dirty-bitmap-add",
+                ["node": .string(node), "name": .string(bitmap), "granularity": .integer(Int64(pageSize)), "persistent": false])
+        }
     }
 }
