@@ -95,14 +95,21 @@ struct CleanUp {
             try commits[index].awaitReady(rest: .max)
             try commits[index].complete()
             try commits[index].finish()
+            removeFile(commits[index].disk)
         }
         let last = commits.indices.filter { commits[$0].disk.movesWhileStopped }
         for index in last { try commits[index].awaitReady(rest: Self.stoppedBytes) }
         if !last.isEmpty {
+            var deleted: [String] = []
+            let files = files
             try whileStopped(id) { () throws(EngineError) in
                 for index in last { try commits[index].complete() }
-                for index in last { try commits[index].finish() }
+                for index in last {
+                    try commits[index].finish()
+                    if files.remove(commits[index].disk.overlayPath) { deleted.append(commits[index].disk.overlayPath) }
+                }
             }
+            report += deleted.map { "Deleted \($0)." }
         }
         for commit in commits { report.append("Committed the overlay \(commit.disk.overlayPath) back.") }
     }
@@ -142,8 +149,13 @@ struct CleanUp {
             let names = disk.names
             for node in [names.overlay, names.file] where nodes.contains(node) { try block.deleteNode(node) }
             if objects.contains(names.limits) { try block.qmp.execute("object-del", ["id": .string(names.limits)]) }
-            if files.remove(disk.overlayPath) { report.append("Deleted \(disk.overlayPath).") }
+            removeFile(disk)
         }
+    }
+
+    /// Removes an overlay's file. As soon as the guest is off it: were the machine to end now, `qemu-img commit` would bring back old content.
+    private mutating func removeFile(_ disk: CaptureNote.Disk) {
+        if files.remove(disk.overlayPath) { report.append("Deleted \(disk.overlayPath).") }
     }
 
     private mutating func removeBitmaps(_ note: CaptureNote) throws(EngineError) {

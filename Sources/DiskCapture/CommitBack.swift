@@ -135,7 +135,7 @@ struct CommitBack {
         EngineError(
             code, "the overlay could not be committed back: \(reason)",
             remedy: """
-                The guest goes on with the overlay, which is part of its disk now. Clean up after the checkpoint later; if the machine \
+                The guest goes on with the overlay, which is part of its disk now. `ckstore vm rescue` commits it back later; if the machine \
                 ends before, `qemu-img commit \(disk.overlayPath)` brings the writes into the image.
                 """, place: disk.overlayPath)
     }

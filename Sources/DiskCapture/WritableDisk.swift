@@ -109,6 +109,6 @@ extension DiskCapture {
     static func unfinished(_ place: String) -> EngineError {
         EngineError(
             .busy, "another checkpoint of this machine is under way, or was ended before it had put the disks back",
-            remedy: "Wait for it; if there is none, let its remains be cleaned up.", place: place)
+            remedy: "Wait for it; if there is none, run `ckstore vm rescue`.", place: place)
     }
 }

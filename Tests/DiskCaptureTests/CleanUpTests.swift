@@ -64,7 +64,8 @@ import Units
                 // The parent's bitmap has every write since: an incremental capture on it is right.
                 let sink = MemorySink(parent: parent)
                 let (model, reports) = try machine.capture(.atStop, into: sink, committed: false)
-                if !reports.allSatisfy(\.isIncremental) { wrong.append("stage \(stage): the parent's bitmap is gone") }
+                // Where nothing was left to do, the capture was as good as retired, and the parent's bitmaps were going.
+                if !first.isEmpty, !reports.allSatisfy(\.isIncremental) { wrong.append("stage \(stage): the parent's bitmap is gone") }
                 for disk in machine.disks {
                     wrong += difference("stage \(stage), \(disk.name)", sink.disk(disk.name), model[disk.name]!)
                 }
