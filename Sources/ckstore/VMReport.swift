@@ -37,13 +37,13 @@ final class RestoreReport: Sendable {
         case .complete(let counts):
             state.withLock { $0.counts = counts }
             reportWhenComplete()
-        case .interrupted(let error, let monitor):
+        case .interrupted(let error, let process):
             progress.clear()
             // The machine is there and waits: this command stays with it.
             Failure.report(
                 EngineError(
                     error.code, "the machine waits, since its memory does not arrive any more: \(error.reason)",
-                    remedy: "\(error.remedy.isEmpty ? "" : error.remedy + " ")To go on: ckstore vm resume STORE \(name) --qmp \(monitor)",
+                    remedy: "\(error.remedy.isEmpty ? "" : error.remedy + " ")To go on: ckstore vm resume STORE \(name) --process \(process) (two signals to this command end the machine)",
                     place: error.storeError?.region ?? error.place).description)
         }
     }
@@ -82,8 +82,8 @@ final class RestoreReport: Sendable {
 struct RestoreResult: Encodable {
     var checkpoint: String
     var lazy: Bool
-    /// False when the machine was paused at the checkpoint, or was to be (-S).
-    var running: Bool
+    /// False when the machine was paused at the checkpoint, or was to be (-S); absent for a resumed restore.
+    var running: Bool?
     /// From the start of the command until the machine had its state, and ran if it was to; absent for a resumed restore.
     var loadedMilliseconds: Double?
     /// From the start of the command until all memory was in the machine.
@@ -95,7 +95,7 @@ struct RestoreResult: Encodable {
     var pageRequests: Int
 
     init(
-        checkpoint: String, lazy: Bool, running: Bool, loadedMilliseconds: Double?, completeMilliseconds: Double, _ counts: RestoreCounts
+        checkpoint: String, lazy: Bool, running: Bool?, loadedMilliseconds: Double?, completeMilliseconds: Double, _ counts: RestoreCounts
     ) {
         self.checkpoint = checkpoint
         self.lazy = lazy

@@ -7,6 +7,7 @@
 
 import CheckpointCore
 import CheckpointStore
+import Glibc
 import MigrationStream
 import QMP
 import Threading
@@ -22,8 +23,8 @@ public final class QEMURestore: Sendable {
         case progress(RestoreCounts)
         /// All memory is in the machine.
         case complete(RestoreCounts)
-        /// A lazy restore has broken off: the machine waits, and can be gone on with at this monitor.
-        case interrupted(EngineError, monitor: String)
+        /// A lazy restore has broken off: the machine, this process, waits, and can be gone on with.
+        case interrupted(EngineError, process: Int32)
     }
 
     private let source: any CheckpointSource
@@ -32,12 +33,8 @@ public final class QEMURestore: Sendable {
     private let isLazy: Bool
     private let note: @Sendable (Event) -> Void
     private let child = Lock<ChildProcess?>(nil)
+    private let interruption = Lock((isInterrupted: false, signals: 0))
 
-    /// The numbers that our descriptors have in QEMU.
-    private enum Descriptor {
-        static let incoming: Int32 = 3
-        static let monitor: Int32 = 4
-    }
     /// For a lazy restore little is on the way, so that what the machine waits for is not behind much else.
     private static let lazyBuffers = ByteCount.kibibytes(512)
     private static let fullBuffers = ByteCount.mebibytes(4)
@@ -62,10 +59,15 @@ public final class QEMURestore: Sendable {
         try command.check(against: record)
     }
 
-    /// Passes a signal on to QEMU, if that runs.
+    /// Passes a signal on to QEMU, if that runs. A machine that waits for memory may not be able to end in order: the second signal
+    /// ends it at once.
     public func signal(_ number: Int32) {
+        let isLast = interruption.withLock { interruption in
+            if interruption.isInterrupted { interruption.signals += 1 }
+            return interruption.signals > 1
+        }
         // One that can't be sent has nobody to take it.
-        try? child.withLock { $0 }?.kill(signal: number)
+        try? child.withLock { $0 }?.kill(signal: isLast ? SIGKILL : number)
     }
 
     /// Starts QEMU, loads it, and stays until it ends.
@@ -74,12 +76,15 @@ public final class QEMURestore: Sendable {
     ///   state, what the store throws. No QEMU runs then.
     public func run() throws(EngineError) -> ChildProcess.Status {
         let deviceState = try DeviceState(source.blob(record.deviceStateRegion, limit: Self.largestDeviceState))
-        let monitor = try PrivateMonitor()
-        defer { monitor.remove() }
+        let monitor = try InheritedMonitor()
         let (process, socket) = try spawn(monitor)
         child.withLock { $0 = process }
         let loading = RestoreLoading(
-            process: process, socket: socket, source: source, record: record, deviceState: deviceState, isLazy: isLazy, note: note)
+            process: process, socket: socket, source: source, record: record, deviceState: deviceState, isLazy: isLazy
+        ) { event in
+            if case .interrupted = event { self.interruption.withLock { $0.isInterrupted = true } }
+            self.note(event)
+        }
         defer { loading.close() }
         do throws(EngineError) { try loading.run(monitor) } catch {
             throw Self.end(process, because: error)
@@ -89,18 +94,16 @@ public final class QEMURestore: Sendable {
         }
     }
 
-    private func spawn(_ monitor: PrivateMonitor) throws(EngineError) -> (ChildProcess, StreamSocket) {
+    private func spawn(_ monitor: InheritedMonitor) throws(EngineError) -> (ChildProcess, StreamSocket) {
         let (ours, theirs) = try StreamSocket.pair(bufferBytes: isLazy ? Self.lazyBuffers : Self.fullBuffers)
         var arguments = command.arguments
         if isLazy { arguments += ["-global", "migration.x-postcopy-ram=on"] }
-        arguments += ["-incoming", "fd:\(Descriptor.incoming)"]
-        arguments += PrivateMonitor.arguments(descriptor: Descriptor.monitor, checkpoint: source.id)
+        arguments += ["-incoming", "fd:\(InheritedDescriptor.incoming)"] + InheritedMonitor.arguments
         let process = try ChildProcess.spawn(
             executable: command.executable, arguments: arguments,
-            inheriting: [(theirs.descriptor, Descriptor.incoming), monitor.inherited(as: Descriptor.monitor)],
-            diesWithParent: false)
-        // QEMU alone holds its ends, so that its end is seen.
-        monitor.handOver()
+            inheriting: [(theirs.descriptor, InheritedDescriptor.incoming)] + monitor.inherited, diesWithParent: false)
+        // QEMU alone holds its end, so that it shows when QEMU ends.
+        theirs.close()
         return (process, ours)
     }
 

@@ -19,7 +19,6 @@ final class RestoreLoading: Sendable {
         /// How feeding ended.
         var outcome: Result<Void, EngineError>?
         var isLoaded = false
-        var monitorPath = ""
         var postcopy: PostcopySource?
     }
     private let process: ChildProcess
@@ -32,7 +31,6 @@ final class RestoreLoading: Sendable {
     private let counts: FeedCounts
     private let state = Lock(State())
 
-    private static let startMilliseconds = 30_000
     private static let pollMilliseconds = 50
     /// How long a QEMU that ends may live on after its connections have gone.
     private static let endingMilliseconds = 500
@@ -54,16 +52,14 @@ final class RestoreLoading: Sendable {
     }
 
     /// Loads it. Returns when the machine has its state; a lazy restore then goes on by itself.
-    func run(_ monitor: PrivateMonitor) throws(EngineError) {
+    func run(_ monitor: InheritedMonitor) throws(EngineError) {
         // Pages are read while QEMU starts.
         let feed = isLazy ? nil : try fullFeed()
         do throws(EngineError) {
-            let qmp = try QMPClient.connect(path: monitor.path, timeoutMilliseconds: Self.startMilliseconds)
-            state.withLock { $0.monitorPath = monitor.path }
+            let qmp = try monitor.connect()
             let plan = try RestorePlan(record, machine: try IncomingMachine(qmp))
             try begin(plan, feed, monitor, qmp)
             try waitUntilLoaded(qmp)
-            if !isLazy { monitor.remove() }
         } catch {
             feed?.close()
             throw error
@@ -91,7 +87,7 @@ final class RestoreLoading: Sendable {
 
     /// Starts the thread that sends.
     private func begin(
-        _ plan: RestorePlan, _ feed: PageFeed?, _ monitor: PrivateMonitor, _ qmp: QMPClient
+        _ plan: RestorePlan, _ feed: PageFeed?, _ monitor: InheritedMonitor, _ qmp: QMPClient
     ) throws(EngineError) {
         if let feed {
             try start { () throws(EngineError) in
@@ -106,13 +102,14 @@ final class RestoreLoading: Sendable {
                 .unsupported, "the RAM block \(block.name) has host pages of \(RestorePlan.size(block.pageBytes))",
                 remedy: "Restore it without --lazy, or use pages of 2 MiB at most.", place: block.name)
         }
+        // Before anything is sent: from then on somebody else may have to go on.
+        try RestoreNote(plan, of: source.id).write(to: monitor.note)
         let postcopy = try PostcopySource(plan, socket: socket, counts: counts)
         state.withLock { $0.postcopy = postcopy }
         try start { () throws(EngineError) in
             try postcopy.start(self.source, deviceState: self.deviceState)
             // Left on, it would forbid background snapshots of this machine.
             try PostcopyCapability.clear(qmp)
-            monitor.remove()
             self.note(.complete(self.counts.value))
         }
     }
@@ -134,11 +131,10 @@ final class RestoreLoading: Sendable {
 
     /// Says that feeding broke off, if it did and the machine is still there.
     private func tellOfInterruption() {
-        let (outcome, path) = state.withLock { ($0.outcome, $0.monitorPath) }
-        guard case .failure(let error) = outcome else { return }
+        guard case .failure(let error) = state.withLock({ $0.outcome }) else { return }
         // A QEMU that ends takes its connections with it, and that is nothing to tell.
         if (try? process.wait(timeoutMilliseconds: Self.endingMilliseconds)) ?? nil != nil { return }
-        note(.interrupted(error, monitor: path))
+        note(.interrupted(error, process: process.pid))
     }
 
     // MARK: waiting

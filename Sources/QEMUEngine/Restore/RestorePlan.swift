@@ -41,6 +41,20 @@ struct RestorePlan: Sendable {
         try Self.checkDisks(record.disks, machine.diskBytes)
     }
 
+    /// For a machine that is being restored already, from the note that it keeps.
+    /// - Throws: `.mismatch` when the note is of another checkpoint.
+    init(_ record: MachineRecord, of checkpoint: CheckpointID, note: RestoreNote) throws(EngineError) {
+        guard note.checkpoint == checkpoint, note.blocks.map(\.byteLength) == record.memoryBlocks.map(\.byteLength) else {
+            throw EngineError(
+                .mismatch, "the machine is being restored from checkpoint \(note.checkpoint), and this is \(checkpoint)",
+                remedy: "`ckstore list --json` shows names and identities.")
+        }
+        machineType = record.machineType
+        blocks = zip(record.memoryBlocks, note.blocks).map { block, there in
+            Block(region: block.region, name: there.name, byteLength: block.byteLength, pageBytes: there.pageBytes, isFresh: false)
+        }
+    }
+
     static func wrongMachine(_ wanted: String, _ given: String) -> EngineError {
         EngineError(
             .mismatch, "the checkpoint was taken with machine \(wanted), this command line makes \(given)",

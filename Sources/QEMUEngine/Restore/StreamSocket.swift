@@ -2,21 +2,32 @@
 //
 // Invariants:
 // - Sending and receiving are done by one thread each; `shutDown` may be called by any and wakes both.
-// - The descriptor is closed when the last user lets go of the object, never while a call is under way.
+// - The descriptor is closed by `close`, or when the last user lets go of the object; never while a call is under way.
 
 import CheckpointCore
 import CLinux
 import Glibc
+import Threading
 import Units
 
 /// One end of a connected stream socket.
 final class StreamSocket: Sendable {
-    let descriptor: Int32
+    private let number: Lock<Int32>
+    /// The socket's descriptor; negative after `close`.
+    var descriptor: Int32 { number.withLock { $0 } }
 
     /// Takes `descriptor` over.
-    init(adopting descriptor: Int32) { self.descriptor = descriptor }
+    init(adopting descriptor: Int32) { number = Lock(descriptor) }
 
-    deinit { close(descriptor) }
+    deinit { close() }
+
+    /// Lets go of the descriptor, which no call may be using. Harmless when done twice.
+    func close() {
+        number.withLock { number in
+            if number >= 0 { ck_close(number) }
+            number = -1
+        }
+    }
 
     /// Two ends of a connection within this host, closed on exec.
     /// - Parameter bufferBytes: how much the kernel shall hold on the way, as far as it allows that.
