@@ -4,6 +4,7 @@
     reader.py info    STORE
     reader.py list    STORE [--json]
     reader.py restore STORE CHECKPOINT REGION OUT    (OUT "-": standard output)
+    reader.py machine STORE CHECKPOINT
     reader.py verify  STORE [--json]
     reader.py dump    STORE [--segment N]
 
@@ -12,7 +13,8 @@ CHECKPOINT is a name, or an id as 16 hex digits. Exit codes: 0 ok, 1 failure, 2 
 3 corrupt / unsupported / not a store, 5 not found.
 
 It only ever reads the store and takes no locks, so it must not be used on a store that is being
-written to. The format itself is in ckstore.py beside this file.
+written to. The format itself is in ckstore.py beside this file, the record of virtual machines in
+machine.py.
 """
 from __future__ import annotations
 
@@ -27,6 +29,7 @@ from typing import NamedTuple, Optional
 
 from ckstore import (HEADER, KINDS, NEVER_USED, NOWHERE, PAGE, SLOTS, SPAN, Checkpoint, Medium, NotFound, Pointer, Region,
                      Store, StoreError, SuperblockLost, p128, printable)
+from machine import machine_record
 
 CLASSES = {0: "-", 1: "runs", 2: "index", 3: "catalog"}
 
@@ -111,6 +114,12 @@ def restore(store: Store, options) -> int:
         stream_region(store, region, sys.stdout.buffer)
     else:
         write_region(store, region, options.out)
+    return 0
+
+
+def machine(store: Store, options) -> int:
+    record = machine_record(store, store.find_checkpoint(options.checkpoint))
+    print(json.dumps(record, indent=2, sort_keys=True))
     return 0
 
 
@@ -454,6 +463,7 @@ def arguments() -> argparse.ArgumentParser:
     sub = command("restore", restore, "write a region to a file")
     for name in ("checkpoint", "region", "out"):
         sub.add_argument(name, metavar=name.upper())
+    command("machine", machine, "the virtual machine of a checkpoint").add_argument("checkpoint", metavar="CHECKPOINT")
     command("verify", verify, "check everything that the slot reaches").add_argument("--json", action="store_true")
     command("dump", dump, "blocks, found without the trees").add_argument("--segment", type=number, metavar="N")
     return parser
