@@ -136,7 +136,7 @@ extension MachineRecord {
             throw Self.corrupt("a physical range of \(range.block), which is no memory block")
         }
         guard range.byteLength > 0, range.byteLength <= block.byteLength, range.blockOffset <= block.byteLength - range.byteLength,
-            range.physicalAddress <= UInt64.max - range.byteLength
+            range.physicalAddress <= Self.maximumNumber - range.byteLength
         else { throw Self.corrupt("a physical range of \(range.block) that reaches beyond it") }
     }
 

@@ -21,6 +21,15 @@ import Units
             shared.memory = .shared
             try place.goesOn(["--lazy"], shared)
             try place.goesOn([], shared)
+            // Where the system has none to give, this part can't be tested.
+            if let huge = try? HugePages(mebibytes: 200) {
+                // A page of the host comes whole there.
+                shared.memory = .sharedHugePages
+                try place.goesOn(["--lazy"], shared)
+                try place.goesOn([], shared)
+                withExtendedLifetime(huge) {}
+            }
+            try place.isReadAlike()
 
             var other = place.original.options
             other.memorySize = .mebibytes(256)
@@ -140,6 +149,22 @@ final class RestorePlace {
         guard outcome.exitCode == 2, outcome.errors.contains(text) else {
             throw RestoreTrouble("it was to be refused with \(text): \(outcome.exitCode ?? -1) \(outcome.errors)")
         }
+    }
+
+    /// The independent reader says of the machine what `vm show` says.
+    func isReadAlike() throws {
+        let reader = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
+            .appending(path: "Formats/reader.py").path
+        let python = try RunningTool(
+            ["-B", reader, "machine", store.path, "vm"], program: "/usr/bin/python3", scratch: store.file("")
+        ).wait(limitSeconds: 60)
+        let shown = try store.run("vm", "show", store.path, "vm", "--json")
+        let own = try JSONSerialization.jsonObject(with: Data(shown.output)) as? [String: Any]
+        let other = try JSONSerialization.jsonObject(with: Data(python.output))
+        let texts = try [own?["machine"], other as Any?].map { value in
+            try JSONSerialization.data(withJSONObject: try #require(value), options: .sortedKeys)
+        }
+        guard python.exitCode == 0, texts[0] == texts[1] else { throw RestoreTrouble("Python reads it otherwise: \(python.text) \(python.errors)\n\(shown.text)") }
     }
 
     // MARK: - Kills
