@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "clinux_process.h"
 
+#include <sched.h>
+#include <stddef.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -213,3 +215,24 @@ int ck_wait(int descriptor, int wanted, int event, int milliseconds) {
 }
 
 pid_t ck_thread_id(void) { return gettid(); }
+
+int ck_set_idle(pid_t thread, bool idle) {
+    struct sched_param parameters = {0};
+    return sched_setscheduler(thread, idle ? SCHED_IDLE : SCHED_OTHER, &parameters) < 0 ? -errno : 0;
+}
+
+int ck_bind_name(const char *name) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    size_t length = strlen(name);
+    int descriptor;
+    if (length > sizeof address.sun_path - 1) return -ENAMETOOLONG;
+    memcpy(address.sun_path + 1, name, length);
+    descriptor = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (descriptor < 0) return -errno;
+    if (bind(descriptor, (struct sockaddr *)&address, offsetof(struct sockaddr_un, sun_path) + 1 + length) < 0) {
+        int error = -errno;
+        close(descriptor);
+        return error;
+    }
+    return descriptor;
+}

@@ -94,6 +94,16 @@ static uint64_t nanoseconds(clockid_t clock) {
     return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
 }
 
+/* Both clocks at one instant: a thread that is held up between the readings reads again, so that this does not look like a clock that was
+ * set. */
+static void read_clocks(struct cnbdlog_record *record) {
+    for (int tries = 0; tries < 100; tries++) {
+        record->monotonic = nanoseconds(CLOCK_MONOTONIC);
+        record->realtime = nanoseconds(CLOCK_REALTIME);
+        if (nanoseconds(CLOCK_MONOTONIC) - record->monotonic < 50000) return;
+    }
+}
+
 static int log_record(void *handle, enum cnbdlog_kind kind, const void *bytes, uint32_t count, uint64_t offset) {
     int error;
     pthread_mutex_lock(&lock);
@@ -106,9 +116,8 @@ static int log_record(void *handle, enum cnbdlog_kind kind, const void *bytes, u
             .offset = offset,
             .length = count,
             .position = kind == CNBDLOG_WRITE ? position : 0,
-            .realtime = nanoseconds(CLOCK_REALTIME),
-            .monotonic = nanoseconds(CLOCK_MONOTONIC),
         };
+        read_clocks(&record);
         failure = append(index_fd, &record, sizeof record, sequence * sizeof record);
         sequence++;
         if (kind == CNBDLOG_WRITE) position += count;

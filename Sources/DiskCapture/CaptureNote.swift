@@ -18,8 +18,6 @@ struct CaptureNote: Codable, Sendable {
         var overlayPath: String
         /// The node below the overlay, that the guest had before.
         var baseNode: String
-        /// Whether the guest has to be stopped while it moves from the overlay to the image: see CommitBack.
-        var movesWhileStopped: Bool
         /// The bitmap that counts from this checkpoint; nil: there is none.
         var bitmap: String?
 

@@ -23,6 +23,8 @@ struct CleanUp {
     private(set) var stopMicroseconds: Int64 = 0
     /// How much may be left to copy when the guest is stopped for the end of a commit.
     private static let stoppedBytes: Int64 = 1 << 20
+    /// Longer than this no guest stands still for the sake of its disks: it goes on with the overlay then.
+    private static let stopLimitMilliseconds = 10_000
 
     init(block: BlockLayer, scope: String, files: MachineFiles, commitTimeoutMilliseconds: Int, keepsNewBitmaps: Bool) {
         self.block = block
@@ -91,27 +93,39 @@ struct CleanUp {
             try commit.start()
             commits.append(commit)
         }
-        for index in commits.indices where !commits[index].disk.movesWhileStopped {
-            try commits[index].awaitReady(rest: .max)
-            try commits[index].complete()
-            try commits[index].finish()
-            removeFile(commits[index].disk)
-        }
-        let last = commits.indices.filter { commits[$0].disk.movesWhileStopped }
-        for index in last { try commits[index].awaitReady(rest: Self.stoppedBytes) }
-        if !last.isEmpty {
-            var deleted: [String] = []
-            let files = files
-            try whileStopped(id) { () throws(EngineError) in
-                for index in last { try commits[index].complete() }
-                for index in last {
-                    try commits[index].finish()
-                    if files.remove(commits[index].disk.overlayPath) { deleted.append(commits[index].disk.overlayPath) }
-                }
-            }
-            report += deleted.map { "Deleted \($0)." }
+        do throws(EngineError) { try move(&commits, id) } catch {
+            // What broke the connection breaks this too, and says no more.
+            for commit in commits { try? commit.liftLimit() }
+            throw error
         }
         for commit in commits { report.append("Committed the overlay \(commit.disk.overlayPath) back.") }
+    }
+
+    /// Brings the guest from its overlays to its images, and deletes the overlays before it can write again: one that is left behind
+    /// has nothing older than its image, whenever the machine ends.
+    private mutating func move(_ commits: inout [CommitBack], _ id: String) throws(EngineError) {
+        guard !commits.isEmpty else { return }
+        var isNear = false
+        while !isNear {
+            for index in commits.indices { try commits[index].awaitReady(rest: Self.stoppedBytes) }
+            isNear = true
+            for commit in commits where try commit.remainingBytes() > Self.stoppedBytes { isNear = false }
+        }
+        var deleted: [String] = []
+        let files = files
+        var moving = commits
+        defer { commits = moving }
+        try whileStopped(id) { () throws(EngineError) in
+            for index in moving.indices {
+                moving[index].deadline = min(moving[index].deadline, Instant.now + Self.stopLimitMilliseconds)
+                try moving[index].complete()
+            }
+            for index in moving.indices {
+                try moving[index].finish()
+                if files.remove(moving[index].disk.overlayPath) { deleted.append(moving[index].disk.overlayPath) }
+            }
+        }
+        report += deleted.map { "Deleted \($0)." }
     }
 
     /// Runs `body` with the guest stopped, and lets it go on if it ran. A mark in QEMU tells others who stopped it.

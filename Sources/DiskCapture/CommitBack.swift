@@ -18,10 +18,12 @@ struct CommitBack {
     private static let lastLimitBytes: Int64 = 256 << 10
     /// How often to look whether it gets nearer to its end, in milliseconds.
     private static let pace = 1000
+    /// How often to ask again while the guest stands still.
+    private static let movePace = 5
 
     let block: BlockLayer
     let disk: CaptureNote.Disk
-    let deadline: Instant
+    var deadline: Instant
     private var limitBytes: Int64?
     private var remaining: Int64?
 
@@ -71,28 +73,32 @@ struct CommitBack {
     /// Lets the guest continue on the image once both agree.
     func complete() throws(EngineError) {
         guard try block.jobs(job).contains(where: { $0.status == "ready" }) else { return }
-        try block.qmp.execute("job-complete", ["id": .string(job)])
+        // A job that is paused just now, for all I/O being drained, refuses: it is asked again.
+        do throws(EngineError) { try block.qmp.execute("job-complete", ["id": .string(job)]) } catch where error.code == .refused {}
     }
+
+    /// What is still to be copied, by the job's account.
+    func remainingBytes() throws(EngineError) -> Int64 { try block.remainingBytes(of: job) }
 
     /// Returns when the guest is back on the image.
     mutating func finish() throws(EngineError) {
         while try !isDone() {
             // A commit that was cancelled by somebody ends well, and brings the guest nowhere.
-            if try block.jobs(job).isEmpty {
-                try awaitReady(rest: .max)
-                try complete()
-            }
-            if try awaitStep([]) == nil { try slowDownUnlessNearer() }
+            if try block.jobs(job).isEmpty { try awaitReady(rest: .max) }
+            try complete()
+            _ = try awaitStep([], milliseconds: Self.movePace)
         }
     }
 
     /// Waits a while for the job to have one of `statuses`, and dismisses it when it has ended. Lifts the limits before an error.
-    private mutating func awaitStep(_ statuses: Set<String>) throws(EngineError) -> BlockLayer.Job? {
+    private mutating func awaitStep(
+        _ statuses: Set<String>, milliseconds: Int = CommitBack.pace
+    ) throws(EngineError) -> BlockLayer.Job? {
         do throws(EngineError) {
             guard try !block.jobs(job).isEmpty else { return nil }
             let left = deadline - Instant.now
             guard left > 0 else { throw try giveUp() }
-            let state = try block.wait(for: job, statuses: statuses, milliseconds: min(left, Self.pace))
+            let state = try block.wait(for: job, statuses: statuses, milliseconds: min(left, milliseconds))
             guard let state, state.status == "concluded" else { return state }
             try block.dismiss(job)
             if let reason = state.error { throw failed(.ioFailed, "it failed: \(reason)") }
@@ -115,6 +121,14 @@ struct CommitBack {
     /// Limits what the guest may write, in bytes a second; 0: no limit.
     private mutating func limit(to bytes: Int64) throws(EngineError) {
         guard bytes != limitBytes ?? 0 else { return }
+        try setLimit(bytes)
+        limitBytes = bytes
+    }
+
+    /// Takes off whatever limit there is, be it of a process that has been killed.
+    func liftLimit() throws(EngineError) { try setLimit(0) }
+
+    private func setLimit(_ bytes: Int64) throws(EngineError) {
         try block.qmp.execute(
             "qom-set",
             [
@@ -122,7 +136,6 @@ struct CommitBack {
                 // Small writes at random places cost a commit 64 KiB each.
                 "value": ["bps-write": .integer(bytes), "iops-write": .integer(bytes / 65536)],
             ])
-        limitBytes = bytes
     }
 
     /// Ends the job, so that it does not go on unobserved, and says what is left.

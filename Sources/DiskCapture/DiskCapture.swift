@@ -158,11 +158,17 @@ public final class DiskCapture: Sendable {
         try overlayFolder(of: disk) + "/.\(names.all)-\(index).qcow2"
     }
 
-    /// The files of overlays that this capture makes, as this process can use them: for `LostMachine`, should QEMU end meanwhile.
-    public func overlayPaths() throws(EngineError) -> [String] {
-        var paths: [String] = []
-        for (index, disk) in disks.enumerated() { paths.append(files.seen(try overlayPath(of: disk, index))) }
-        return paths
+    /// The overlays that this capture makes, as this process can use them: for `LostMachine`, should QEMU end meanwhile.
+    public func overlays() throws(EngineError) -> [LostMachine.Overlay] {
+        var overlays: [LostMachine.Overlay] = []
+        for (index, disk) in disks.enumerated() {
+            overlays.append(
+                LostMachine.Overlay(
+                    path: files.seen(try overlayPath(of: disk, index)),
+                    image: try disk.imagePath.map { (path) throws(EngineError) in files.seen(try files.absolute(path)) },
+                    imageFormat: disk.imageFormat))
+        }
+        return overlays
     }
 
     private func overlayFolder(of disk: WritableDisk) throws(EngineError) -> String {

@@ -70,7 +70,7 @@ struct MachineFiles: Sendable {
     /// Makes a folder for QEMU and this process.
     func createFolder(_ path: String) throws(EngineError) {
         guard unsafe mkdir(seen(path), 0o700) == 0 else { throw EngineError(system: "make the folder", errno, place: path) }
-        if geteuid() == 0, unsafe chown(seen(path), owner.user, owner.group) != 0 {
+        if geteuid() == 0, unsafe lchown(seen(path), owner.user, owner.group) != 0 {
             let number = errno
             unsafe rmdir(seen(path))
             throw EngineError(system: "give the folder to QEMU's user", number, place: path)
@@ -79,7 +79,7 @@ struct MachineFiles: Sendable {
 
     /// Gives a socket that this process's child has made to QEMU's user.
     func hand(_ path: String) throws(EngineError) {
-        if geteuid() == 0, unsafe chown(seen(path), owner.user, owner.group) != 0 {
+        if geteuid() == 0, unsafe lchown(seen(path), owner.user, owner.group) != 0 {
             throw EngineError(system: "give the socket to QEMU's user", errno, place: path)
         }
     }

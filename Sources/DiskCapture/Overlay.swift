@@ -25,7 +25,7 @@ struct CapturedDisk: Sendable {
     var noted: CaptureNote.Disk {
         CaptureNote.Disk(
             overlayNode: names.overlay, overlayPath: overlayPath, baseNode: disk.nodeName,
-            movesWhileStopped: disk.passesPermissionsThrough, bitmap: newBitmap)
+            bitmap: newBitmap)
     }
 }
 

@@ -23,10 +23,6 @@ public struct WritableDisk: Sendable, Equatable {
     /// The image as QEMU names it: a path, or an address in JSON.
     public let imageName: String
 
-    /// Whether its node may write to the nodes below just when somebody may write to it: raw images and filters, other than
-    /// formats with metadata of their own.
-    let passesPermissionsThrough: Bool
-
     /// The path of the image, if it is a regular file that QEMU opened by its path alone.
     var imagePath: String? {
         guard !imageName.isEmpty, !imageName.hasPrefix("json:"), !imageName.hasPrefix("/dev/") else { return nil }
@@ -63,8 +59,7 @@ extension DiskCapture {
         let device = drive["qdev"]?.string ?? ""
         let disk = WritableDisk(
             name: name(device: device, drive: deviceID, node: node), deviceID: deviceID.isEmpty ? nil : deviceID, nodeName: node,
-            byteLength: ByteCount(UInt64(length)), imageFormat: driver, imageName: image["filename"]?.string ?? "",
-            passesPermissionsThrough: driver != "qcow2" || image["format-specific"]?["data"]?["data-file"] != nil)
+            byteLength: ByteCount(UInt64(length)), imageFormat: driver, imageName: image["filename"]?.string ?? "")
         if node.hasPrefix(CaptureNames.prefix) { throw unfinished(disk.name) }
         if ["mirror_top", "commit_top", "backup-top", "copy-before-write", "preallocate"].contains(driver) {
             throw EngineError(

@@ -73,10 +73,11 @@ public final class WriteTracker: Sendable {
             let before = state.unknown
             // What a scan that fails has collected and protected again must not be lost.
             state.unknown = PageRanges([block.pages])
-            var written = before.subtracting(state.lent)
+            var found: [Range<PageIndex>] = []
             for range in PageRanges([block.pages]).subtracting(state.lent).ranges {
-                written = written.union(try scanner.pages(CK_SCAN_WRITTEN_PROTECT, within: range))
+                found += try scanner.pages(CK_SCAN_WRITTEN_PROTECT, within: range).ranges
             }
+            let written = before.subtracting(state.lent).union(PageRanges(found))
             // Where nothing is mapped there is nothing to report: memory that has gone would look untouched.
             try mappingCheck.check()
             state.unknown = before.intersection(state.lent)

@@ -10,6 +10,7 @@ import CheckpointStore
 import Glibc
 import Media
 import QEMUEngine
+import QMP
 import Units
 
 struct VMRestore: ParsableCommand {
@@ -27,7 +28,8 @@ struct VMRestore: ParsableCommand {
 
             Example:
               ckstore vm restore vm.ck monday --disk vda=hd.img -- \\
-                qemu-system-x86_64 -machine pc -m 512M -drive file=hd.img,format=raw,if=virtio
+                qemu-system-x86_64 -machine pc -m 512M -drive if=none,id=d,file=hd.img,format=raw \\
+                  -device virtio-blk-pci,id=vda,drive=d
             """)
 
     @OptionGroup var target: StoreArgument
@@ -64,9 +66,15 @@ struct VMRestore: ParsableCommand {
         let source = try StoreBackedDataStore(store).source(name)
         let restore = try QEMURestore(source, command: try QEMUCommandLine(command), isLazy: lazy) { report.take($0) }
         let disks = try places(of: try source.machineRecord().disks)
+        let created = disks.map(\.file.path).filter { unsafe access($0, F_OK) != 0 }
         try write(disks, from: try store.snapshot().reader(named: name))
         Interruption.setReceiver { restore.signal($0) }
-        let status = try restore.run()
+        let status: ChildProcess.Status
+        do { status = try restore.run() } catch {
+            // No QEMU runs then: what was made for it goes, so that the next try can make it.
+            for path in created { unsafe unlink(path) }
+            throw error
+        }
         report.clear()
         switch status {
         case .exited(0): return
@@ -92,7 +100,7 @@ struct VMRestore: ParsableCommand {
             let options = missing.map { "--disk \($0.name)=FILE" }.joined(separator: " ")
             throw EngineError(
                 .invalidInput, "the checkpoint has disks for which no place is given: \(missing.map(\.name).joined(separator: ", "))",
-                remedy: "Add \(options), or --no-disks when they are in the checkpoint's state already.")
+                remedy: "Add \(options), or --no-disks when their images are as they were at the checkpoint.")
         }
         var taken = target.store.kind == .ram ? [] : Set([FileIdentity(target.store.target)])
         return try disks.map { disk in

@@ -41,7 +41,10 @@ import Units
                     "-machine", "pc", "-nodefaults", "-display", "none", "-m", "32", "-incoming", "defer", "-qmp",
                     "unix:\(socket),server=on,wait=off", "-qmp", "unix:\(folder.file("qmp2")),server=on,wait=off",
                 ], diesWithParent: true)
-            defer { try? child.kill() }
+            defer {
+                try? child.kill()
+                _ = try? child.wait(timeoutMilliseconds: nil)
+            }
             let end = Monotonic.now() + 20_000_000_000
             while !FileManager.default.fileExists(atPath: folder.file("qmp2")), Monotonic.now() < end { usleep(10_000) }
             usleep(200_000)

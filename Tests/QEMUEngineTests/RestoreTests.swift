@@ -109,6 +109,8 @@ final class RestorePlace {
             let guest = try Guest(attachingTo: machine)
             try Self.check(guest)
             try Self.waitFor("completed", guest)
+            // QEMU knows that it has everything a moment before ckstore has said so.
+            sleep(1)
             guest.kill()
         } catch {
             tool.send(SIGTERM)

@@ -81,4 +81,10 @@ int ck_wait(int descriptor, int wanted, int event, int milliseconds);
 /* The calling thread, by the number that priorities are set for. */
 pid_t ck_thread_id(void);
 
+/* Lets a thread run only when nobody else wants the processor, or as usual again. -EPERM: it may not be raised again. */
+int ck_set_idle(pid_t thread, bool idle);
+
+/* A datagram socket bound to `name` in the abstract namespace of local sockets: -EADDRINUSE while somebody holds one. */
+int ck_bind_name(const char *name);
+
 #endif

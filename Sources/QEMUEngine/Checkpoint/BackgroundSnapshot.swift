@@ -23,7 +23,6 @@ struct BackgroundSnapshot {
     /// What a stream adds to a page, and what all devices may add.
     private static let bytesPerPageAdded: UInt64 = 9
     private static let deviceBytes = ByteCount.mebibytes(256)
-    private static let startTimeoutMilliseconds = 30_000
 
     /// Refuses a machine that does not fit this engine, before anything is changed.
     static func check(_ machine: MachineState, _ qmp: QMPClient) throws(EngineError) {
@@ -48,9 +47,15 @@ struct BackgroundSnapshot {
         let intake = StreamIntake(
             sink: session.sink, workers: session.parallelism, prepareThread: threads.join, progress: session.reportPages)
         let drain = try Drain(spool, intake, threads)
+        var hasStarted = false
         do throws(EngineError) {
+            try session.checkStillRunning()
+            // A snapshot that fails between its stop and its resume leaves the guest stopped.
+            session.words.mayHaveStopped = true
             try qmp.execute("migrate", ["uri": .string("fd:\(StreamSpool.passedName)")])
+            hasStarted = true
             let stop = try waitForStop(after: start)
+            session.words.mayHaveStopped = false
             // The disks' writes of before the stop are told from those of after it.
             try session.disks?.cut(resume: stop.endedMicroseconds)
             session.guestRuns(again: stop)
@@ -61,6 +66,8 @@ struct BackgroundSnapshot {
         } catch {
             // What the stream's own fate was says more than what followed from it.
             threads.stopGivingWay()
+            // QEMU goes on writing whatever has become of the checkpoint, and is drained until it ends.
+            if hasStarted, error.code != .exited { try? waitForEnd(after: start) }
             let cause = drain.giveUp()
             throw error.code == .refused ? error : cause ?? error
         }
@@ -74,10 +81,10 @@ struct BackgroundSnapshot {
 
     /// An event of the snapshot, or the error that it ended with.
     private func wait(for name: String, after start: Int) throws(EngineError) -> QMPEvent {
-        let event = try session.qmp.waitForEvent(after: start, timeoutMilliseconds: Self.startTimeoutMilliseconds) { event in
+        let event = try session.qmp.waitForEvent(after: start, timeoutMilliseconds: nil) { event in
             event.name == name || Self.hasEnded(event)
         }
-        guard event.name == name else { throw try refusal() }
+        guard event.name == name else { throw try refusal(withoutStop: true) }
         return event
     }
 
@@ -90,8 +97,11 @@ struct BackgroundSnapshot {
         event.name == "MIGRATION" && ["completed", "failed", "cancelled"].contains(event.data["status"]?.string ?? "")
     }
 
-    private func refusal() throws(EngineError) -> EngineError {
+    private func refusal(withoutStop: Bool = false) throws(EngineError) -> EngineError {
         let answer = try session.qmp.execute("query-migrate")
+        if withoutStop, answer["status"]?.string == "completed" {
+            return CheckpointSession.stoppedByOthers
+        }
         let reason = answer["error-desc"]?.string ?? "it gives no reason"
         return EngineError(
             .refused, "QEMU's background snapshot ended with status \(answer["status"]?.string ?? "unknown"): \(reason)",

@@ -53,8 +53,8 @@ public struct CheckpointReport: Sendable {
     public var machine: MachineRecord
     /// How long the guest stood still, by QEMU's own events.
     public var stopMicroseconds: Int64
-    /// How long it stood still besides: while disks with direct I/O were drained (external engine), and while it went back to images in raw
-    /// format, which QEMU 7.2 can't do under a running guest.
+    /// How long it stood still besides: while disks with direct I/O were drained (external engine), and while it went back from its
+    /// overlays to its images.
     public var otherStopsMicroseconds: Int64
     /// From the command to the durable checkpoint.
     public var totalMicroseconds: Int64

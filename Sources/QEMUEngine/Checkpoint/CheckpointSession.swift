@@ -32,11 +32,29 @@ struct CheckpointSession: Sendable {
     func drain() throws(EngineError) -> Int64 {
         let start = qmp.lastEventSequence
         words.mayHaveStopped = true
-        try qmp.execute("stop")
+        try stop(after: start)
         try qmp.execute("cont")
         words.mayHaveStopped = false
         return try Stop.after(start, qmp).lengthMicroseconds
     }
+
+    /// Stops the guest, unless it stands still already: then somebody else has stopped it, and `.busy` is thrown with nothing done.
+    func stop(after sequence: Int) throws(EngineError) {
+        try qmp.execute("stop")
+        // QEMU sends the event before it answers.
+        guard qmp.events(after: sequence).contains(where: { $0.name == "STOP" }) else {
+            words.mayHaveStopped = false
+            throw Self.stoppedByOthers
+        }
+    }
+
+    /// Throws `.busy` when the guest does not run any more.
+    func checkStillRunning() throws(EngineError) {
+        guard try qmp.execute("query-status")["status"]?.string == "running" else { throw Self.stoppedByOthers }
+    }
+
+    static let stoppedByOthers = EngineError(
+        .busy, "somebody stopped the machine while its checkpoint was being taken", remedy: "Let it run (`cont`) and try again.")
 
     /// The guest has stood still and runs again.
     func guestRuns(again stop: Stop) {

@@ -29,13 +29,18 @@ struct ExternalSnapshot {
     private static let fewPages = PageCount(256)
     /// So many pages are copied in the stop; more are protected in it, and copied on write.
     private static let copiedInStop = PageCount(6144)
+    /// Pages that are written again in this time are hot.
+    private static let hotMicroseconds: UInt32 = 20_000
     private static let timeoutMilliseconds = 30_000
 
     init(_ session: CheckpointSession) { self.session = session }
 
     /// Refuses a machine that does not fit this engine, before anything is changed.
     static func check(_ machine: MachineState, _ qmp: QMPClient) throws(EngineError) {
-        _ = try GuestMemory.find(machine, qmp)
+        for (_, mapping, process) in try GuestMemory.find(machine, qmp) {
+            // Whether the kernel, and our rights, allow it shows only when it is tried.
+            _ = try WriteTracker(SharedMemoryBlock(process, mapping), avoiding: try GuestMemory.guestThreads(qmp))
+        }
     }
 
     func run() throws(EngineError) -> Captured {
@@ -60,6 +65,7 @@ struct ExternalSnapshot {
         try settle(memory, mostRounds: usesDirectReads ? Self.mostDrainedRounds : Self.mostRounds) { () throws(EngineError) in
             if usesDirectReads { drains += try session.drain() }
         }
+        try memory.makeRoomForStop()
         let (stop, spool) = try stopAndCapture(memory)
         session.guestRuns(again: stop)
         try memory.finish()
@@ -84,15 +90,16 @@ struct ExternalSnapshot {
     ) throws(EngineError) {
         var last: PageCount?
         for _ in 0..<mostRounds {
-            let dirty = try memory.scan()
-            let isStuck = last.map { dirty.rawValue * 5 > $0.rawValue * 4 } ?? false
-            if isStuck, dirty > Self.fewPages {
-                // What will be protected in the stop needs no copying now; the rest does.
-                try memory.prepareCopyOnWrite()
+            var dirty = try memory.scan()
+            if dirty > Self.copiedInStop {
+                // What is written again within a moment will be protected in the stop: it needs no copying now.
+                usleep(Self.hotMicroseconds)
                 _ = try memory.scan()
+                dirty = try memory.prepareCopyOnWrite()
             }
             try settleReads()
             try memory.saveScanned()
+            let isStuck = last.map { dirty.rawValue * 5 > $0.rawValue * 4 } ?? false
             if isStuck || dirty <= Self.fewPages { return }
             last = dirty
         }
@@ -106,7 +113,7 @@ struct ExternalSnapshot {
         try qmp.pass(descriptor: spool.descriptor, named: StreamSpool.passedName)
         let start = qmp.lastEventSequence
         session.words.mayHaveStopped = true
-        try qmp.execute("stop")
+        try session.stop(after: start)
         try session.disks?.switchAtStop()
         try qmp.execute("migrate", ["uri": .string("fd:\(StreamSpool.passedName)")])
         let end = try qmp.waitForEvent(after: start, timeoutMilliseconds: Self.timeoutMilliseconds) { event in

@@ -23,6 +23,8 @@ final class GuestMemory {
         let region: any RegionSink
         /// What the last scan found and nobody has saved.
         var pending = PageRanges()
+        /// What the last scan alone found.
+        var recent = PageRanges()
         /// Pages that have been saved as data or zeros.
         var present = PageRanges()
         /// Copied in the stop.
@@ -72,6 +74,16 @@ final class GuestMemory {
                 .unsupported, "the machine's memory is private to QEMU",
                 remedy: "Give it shared memory (-object memory-backend-memfd,id=mem,size=...,share=on -machine ...,memory-backend=mem), or use --engine background.")
         }
+        let covered = shared.reduce(ByteCount.zero) { $0 + $1.byteLength }
+        guard covered >= machine.memoryLength else {
+            throw EngineError(
+                .unsupported, "only a part of the machine's memory is shared: the rest could be saved only while it stands still",
+                remedy: "Share all memory backends, or use --engine background.")
+        }
+        guard qmp.processID > 0 else {
+            throw EngineError(
+                .unsupported, "the machine's process can't be seen from here", remedy: "Run ckstore in a process namespace that has it.")
+        }
         let process = try TargetProcess(pid: qmp.processID)
         let mappings = try process.mappings().sharedRegions
         var found: [(backend: MachineState.Backend, mapping: MemoryMapping, process: TargetProcess)] = []
@@ -90,7 +102,7 @@ final class GuestMemory {
         return found
     }
 
-    private static func guestThreads(_ qmp: QMPClient) throws(EngineError) -> Set<Int32> {
+    static func guestThreads(_ qmp: QMPClient) throws(EngineError) -> Set<Int32> {
         Set(try qmp.execute("query-cpus-fast").array?.compactMap { $0["thread-id"]?.integer.flatMap(Int32.init(exactly:)) } ?? [])
     }
 
@@ -113,7 +125,9 @@ final class GuestMemory {
     func saveAll() throws(EngineError) {
         for index in parts.indices {
             let block = parts[index].block
-            let present = try block.populate()
+            let populated = try block.populate()
+            // Of huge pages nobody knows which others hold something; reading those provides none.
+            let present = block.absentPagesAreZero ? populated : PageRanges([block.pages])
             parts[index].present = present
             for hole in PageRanges([block.pages]).subtracting(present).ranges { try parts[index].region.putZeros(hole) }
             try save(present, of: parts[index])
@@ -124,7 +138,8 @@ final class GuestMemory {
     func scan() throws(EngineError) -> PageCount {
         var count = PageCount.zero
         for index in parts.indices {
-            parts[index].pending = parts[index].pending.union(try parts[index].tracker.scan())
+            parts[index].recent = try parts[index].tracker.scan()
+            parts[index].pending = parts[index].pending.union(parts[index].recent)
             parts[index].present = parts[index].present.union(parts[index].pending)
             count += parts[index].pending.count
         }
@@ -141,16 +156,39 @@ final class GuestMemory {
     }
 
     /// Prepares for more dirty pages than can be copied in a short stop: those that the last scan found in long runs are sure to be written
-    /// again, and will be protected in the stop and copied on write after it.
-    func prepareCopyOnWrite() throws(EngineError) {
+    /// again, and will be protected in the stop and copied on write after it. Answers how many others nobody has saved.
+    func prepareCopyOnWrite() throws(EngineError) -> PageCount {
+        var count = PageCount.zero
         for index in parts.indices {
+            defer { count += parts[index].pending.count }
             let part = parts[index]
-            let hot = part.pending.longRuns(atLeast: Self.longRun, bridging: Self.bridgedGap)
-            guard hot.count > part.copied.room else { continue }
+            let hot = part.recent.longRuns(atLeast: Self.longRun, bridging: Self.bridgedGap)
+            guard part.copyOnWrite == nil, hot.count > part.copied.room else { continue }
+            try checkRoom(for: hot)
             let copyOnWrite = try CopyOnWriteRanges(part.block, avoiding: guestThreads)
             try copyOnWrite.prepare(hot, from: part.tracker)
             parts[index].copyOnWrite = copyOnWrite
             parts[index].pending = part.pending.subtracting(copyOnWrite.pages)
+        }
+        return count
+    }
+
+    /// Refuses a hot set whose copies don't fit this host's memory.
+    private func checkRoom(for hot: PageRanges) throws(EngineError) {
+        let available = try HostMemory.available()
+        guard available.rawValue > hot.count.bytes.rawValue / 8 * 9 else {
+            throw EngineError(
+                .noMemory,
+                "the guest writes \(hot.count.bytes.rawValue >> 20) MiB faster than they are stored; a copy of them does not fit the \(available.rawValue >> 20) MiB that are free",
+                remedy: "Free memory, or take the checkpoint when the guest writes less.")
+        }
+    }
+
+    /// Provides the buffers that the stop will need: as the last scan was, and a quarter more.
+    func makeRoomForStop() throws(EngineError) {
+        for part in parts {
+            let expected = max(part.recent.count, part.pending.count)
+            part.copied.makeRoom(PageCount(expected.rawValue * 5 / 4))
         }
     }
 
@@ -164,7 +202,7 @@ final class GuestMemory {
             try part.copyOnWrite?.protect()
             try part.copied.take(part.pending, of: part.block)
             parts[index].pending = PageRanges()
-            guard givesMemoryBack else { continue }
+            guard givesMemoryBack, part.block.absentPagesAreZero else { continue }
             let now = try part.block.presentPages()
             part.copied.zeros = part.present.subtracting(now)
         }

@@ -23,6 +23,8 @@ struct MachineState: Sendable {
     var memoryLength: ByteCount
     var backends: [Backend]
     var physicalRanges: [MachineRecord.PhysicalRange]
+    /// The host's page size of each block of RAM, where QEMU's list could be read.
+    var hostPageBytes: [String: UInt64]
 
     /// Asks `qmp`.
     /// - Throws: `.busy` when the machine is in no state to be checkpointed, saying why and what to do.
@@ -54,6 +56,22 @@ struct MachineState: Sendable {
         } ?? []
         let map = try qmp.execute("human-monitor-command", ["command-line": "info mtree -f"]).string ?? ""
         physicalRanges = PhysicalMap.ranges(map)
+        let blocks = try qmp.execute("human-monitor-command", ["command-line": "info ramblock"]).string ?? ""
+        hostPageBytes = Dictionary(((try? IncomingMachine.blocks(in: blocks)) ?? []).map { ($0.name, $0.pageBytes) }) { first, _ in first }
+        try Self.checkDevices(qmp)
+    }
+
+    /// Refuses devices whose disks or memory writes are beyond QEMU: they would be missing in the checkpoint.
+    private static func checkDevices(_ qmp: QMPClient) throws(EngineError) {
+        for folder in ["/machine/peripheral", "/machine/peripheral-anon"] {
+            for device in try qmp.execute("qom-list", ["path": .string(folder)]).array ?? [] {
+                let type = device["type"]?.string ?? ""
+                guard ["child<vhost-user-", "child<vhost-scsi", "child<vfio-"].contains(where: type.hasPrefix) else { continue }
+                throw EngineError(
+                    .unsupported, "the machine has a \(type.dropFirst(6).dropLast()), whose state is not QEMU's and can't be captured",
+                    remedy: "Unplug it, or give the machine a device that QEMU emulates itself.", place: device["name"]?.string ?? "")
+            }
+        }
     }
 
     /// Refuses a machine whose last migration, in or out, has not come to an end.

@@ -118,7 +118,8 @@ final class CopiedPages {
 
     var count: PageCount { ranges.count }
 
-    private func makeRoom(_ pages: PageCount) {
+    /// Provides more room, if that is more.
+    func makeRoom(_ pages: PageCount) {
         guard pages > room else { return }
         room = pages
         buffer = PageBuffer(pages: pages)

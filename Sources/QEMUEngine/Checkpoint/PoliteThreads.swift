@@ -9,28 +9,23 @@ import Threading
 
 /// A group of threads that can be made to give way and to stop doing so. Thread-safe.
 final class PoliteThreads: Sendable {
-    private let state = Lock((threads: [id_t](), gives: true))
-    private let usualNice = getpriority(Int32(PRIO_PROCESS.rawValue), 0)
-    private static let addedNice: Int32 = 15
+    private let state = Lock((threads: [pid_t](), gives: true))
 
     /// Joins the calling thread to the group.
     func join() {
-        let thread = id_t(ck_thread_id())
-        let gives = state.withLock { state in
+        let thread = ck_thread_id()
+        state.withLock { state in
             state.threads.append(thread)
-            return state.gives
+            if state.gives { _ = ck_set_idle(thread, true) }
         }
-        if gives { setNice(thread, usualNice + Self.addedNice) }
     }
 
-    /// From now on the group works as fast as it can. Without the privilege to raise a priority again it stays as it is.
+    /// From now on the group works as fast as it can. Where a thread may not be raised again it goes on giving way, which
+    /// makes the checkpoint later and nothing else.
     func stopGivingWay() {
-        let threads = state.withLock { state in
+        state.withLock { state in
             state.gives = false
-            return state.threads
+            for thread in state.threads { _ = ck_set_idle(thread, false) }
         }
-        for thread in threads { setNice(thread, usualNice) }
     }
-
-    private func setNice(_ thread: id_t, _ nice: Int32) { _ = setpriority(Int32(PRIO_PROCESS.rawValue), thread, nice) }
 }

@@ -49,6 +49,7 @@ public final class QEMUCheckpointer: Sendable {
         progress(CheckpointProgress(phase: .preparing, done: .zero, total: nil))
         let qmp = try QMPClient.connect(path: request.monitorPath)
         defer { qmp.close() }
+        let claim = try MachineClaim(processID: qmp.processID)
         let machine = try MachineState(qmp)
         let disks = try DiskCapture.writableDisks(of: qmp)
         let sink = try store.begin(request.name, parent: request.parent)
@@ -61,7 +62,7 @@ public final class QEMUCheckpointer: Sendable {
         let capabilities = try MigrationCapabilities(of: qmp)
         let engine = try chosenEngine(machine, qmp)
         // From here on the machine is changed, and the guard stands by.
-        let guardian = try GuardProcess(command: request.guardCommand, qmp: qmp, capabilities: capabilities)
+        let guardian = try GuardProcess(command: request.guardCommand, qmp: qmp, claim: claim, capabilities: capabilities)
         let session = CheckpointSession(
             qmp: qmp, machine: machine, capabilities: capabilities, sink: sink,
             disks: disks.isEmpty ? nil : capture(disks, qmp, sink, engine), words: guardian.state,
@@ -69,11 +70,14 @@ public final class QEMUCheckpointer: Sendable {
         let report: CheckpointReport
         do throws(EngineError) { report = try take(session, engine, disks, start) } catch {
             sink.abort()
-            let rest = bringBack(session)
-            try guardian.dismiss()
-            throw rest.map { error.adding($0) } ?? error
+            if let rest = bringBack(session) {
+                guardian.takeOver()
+                throw error.adding(rest)
+            }
+            guardian.dismiss()
+            throw error
         }
-        try guardian.dismiss()
+        guardian.dismiss()
         return report
     }
 
@@ -81,23 +85,37 @@ public final class QEMUCheckpointer: Sendable {
     private func take(
         _ session: CheckpointSession, _ engine: CaptureEngine, _ disks: [WritableDisk], _ start: Int64
     ) throws(EngineError) -> CheckpointReport {
-        try session.words.note(overlays: try session.disks?.overlayPaths() ?? [])
+        try session.words.note(overlays: try session.disks?.overlays() ?? [])
         try session.disks?.prepare()
         let captured = try engine == .external ? ExternalSnapshot(session).run() : BackgroundSnapshot(session: session).run()
+        try session.capabilities.restore(in: session.qmp)
         session.report(.disks)
         let diskReports = try session.disks?.save(into: session.sink) { session.report(.disks, $0.scanned, of: $0.total) } ?? []
         let record = try record(of: captured, session, disks)
         try session.sink.putBlob(MachineRecord.deviceStateRegionName, captured.deviceState)
         try session.sink.put(record)
         session.report(.finishing)
-        try session.capabilities.restore(in: session.qmp)
         let receipt = try session.sink.commit()
-        let diskStop = try session.disks?.retire(committed: true) ?? 0
+        let diskStop = try putDisksBack(session)
         return CheckpointReport(
             machine: record, stopMicroseconds: captured.stop.lengthMicroseconds,
             otherStopsMicroseconds: captured.otherStopsMicroseconds + diskStop,
             totalMicroseconds: Clock.nowMicroseconds() - start, migrationMicroseconds: captured.migrationMicroseconds,
             pages: captured.pages, newPages: receipt.newPages, storedBytes: receipt.storedBytes, disks: diskReports)
+    }
+
+    /// The checkpoint is durable. Answers how long the guest stood still.
+    private func putDisksBack(_ session: CheckpointSession) throws(EngineError) -> Int64 {
+        do throws(EngineError) { return try session.disks?.retire(committed: true) ?? 0 } catch {
+            guard error.code != .exited else { throw putBackFailed(error) }
+            do throws(EngineError) { return try session.disks?.retire(committed: true) ?? 0 } catch { throw putBackFailed(error) }
+        }
+    }
+
+    private func putBackFailed(_ error: EngineError) -> EngineError {
+        EngineError(
+            error.code, "the checkpoint is taken and in the store, but the machine's disks were not put back: \(error.reason)",
+            remedy: error.remedy, place: error.place)
     }
 
     /// Puts the machine back after a failure. Returns what could not be put back.
@@ -121,7 +139,7 @@ public final class QEMUCheckpointer: Sendable {
         let blocks = captured.blocks.map { block in
             MachineRecord.MemoryBlock(
                 name: block.name, region: MachineRecord.memoryRegion(block.name), byteLength: block.byteLength.rawValue,
-                hostPageBytes: block.pageBytes ?? UInt64(pageSize))
+                hostPageBytes: machine.hostPageBytes[block.name] ?? UInt64(pageSize))
         }
         let known = Set(blocks.map(\.name))
         return MachineRecord(

@@ -1,6 +1,9 @@
 // One migration stream on its way into a checkpoint.
 //
-// Invariant: `blocks` and `deviceState` are complete when the parser has said that the stream is.
+// Invariants:
+// - `blocks` and `deviceState` are complete when the parser has said that the stream is.
+// - A page that did not come is zero in the checkpoint, whatever the parent has there; one that comes twice is refused, since the
+//   snapshot of an instant has one of each.
 
 import CheckpointCore
 import MigrationStream
@@ -18,6 +21,8 @@ struct StreamIntake: StreamHandler {
     private let progress: @Sendable (PageCount) -> Void
     private var collector: SpanCollector?
     private var pages: UInt64 = 0
+    private var came: [[Bool]] = []
+    private var regions: [any RegionSink] = []
 
     private(set) var machineType = ""
     private(set) var blocks: [StreamRAMBlock] = []
@@ -40,6 +45,13 @@ struct StreamIntake: StreamHandler {
     /// Hands over the last pages. Call when the stream has been drained.
     mutating func finish() throws(EngineError) {
         try collector?.finish()
+        for (index, block) in blocks.enumerated() where !externalBlocks.contains(block.name) {
+            var page = 0
+            while let start = came[index][page...].firstIndex(of: false) {
+                page = came[index][start...].firstIndex(of: true) ?? came[index].count
+                try regions[index].putZeros(PageIndex(start)..<PageIndex(page))
+            }
+        }
         progress(pageCount)
     }
 
@@ -52,6 +64,8 @@ struct StreamIntake: StreamHandler {
         var targets: [SpanCollector.Block] = []
         for block in blocks {
             let region = try sink.addRegion(MachineRecord.memoryRegion(block.name), kind: .memory, byteLength: block.byteLength)
+            regions.append(region)
+            came.append([Bool](repeating: false, count: PageCount(covering: block.byteLength).int))
             targets.append(SpanCollector.Block(region: region, pageCount: PageCount(covering: block.byteLength)))
         }
         collector = try SpanCollector(blocks: targets, workers: workers, prepareThread: prepareThread)
@@ -72,6 +86,10 @@ struct StreamIntake: StreamHandler {
             throw EngineError(
                 .protocolViolation, "QEMU sent pages of a block that it shares and was told to leave out", place: blocks[block].name)
         }
+        guard !came[block][page.int] else {
+            throw EngineError(.protocolViolation, "QEMU sent page \(page) twice", place: blocks[block].name)
+        }
+        came[block][page.int] = true
         try unsafe collector?.put(block: block, page: page, bytes)
         pages += 1
         if pages % UInt64(pagesPerSpan) == 0 { progress(PageCount(pages)) }

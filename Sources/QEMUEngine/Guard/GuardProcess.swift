@@ -22,7 +22,7 @@ final class GuardProcess: Sendable {
 
     /// Starts a guard for the machine behind `qmp`, and returns when it stands by.
     /// - Parameter command: the executable and its first arguments; it must call `Guard.run` with the rest.
-    init(command: [String], qmp: QMPClient, capabilities: MigrationCapabilities) throws(EngineError) {
+    init(command: [String], qmp: QMPClient, claim: MachineClaim, capabilities: MigrationCapabilities) throws(EngineError) {
         precondition(!command.isEmpty, "a guard needs an executable")
         state = try GuardState()
         var ends: [Int32] = [-1, -1]
@@ -34,7 +34,7 @@ final class GuardProcess: Sendable {
         do throws(EngineError) {
             child = try ChildProcess.spawn(
                 executable: command[0], arguments: Array(command.dropFirst()) + [try orders.encoded()],
-                inheriting: [(qmp.descriptor, Guard.connection), (state.descriptor, Guard.words), (ends[1], Guard.lifeline)],
+                inheriting: [(qmp.descriptor, Guard.connection), (state.descriptor, Guard.words), (ends[1], Guard.lifeline), (claim.descriptor, Guard.claim)],
                 diesWithParent: false, inNewSession: true)
         } catch {
             ck_close(ends[0])
@@ -56,11 +56,15 @@ final class GuardProcess: Sendable {
     }
 
     /// The checkpoint is over and the machine is as it was: the guard may go. Returns when it has.
-    func dismiss() throws(EngineError) {
+    func dismiss() {
         state.isDone = true
         shutdown(lifeline, Int32(SHUT_RDWR))
-        try child.wait(timeoutMilliseconds: nil)
+        // How it ends matters to nobody any more.
+        _ = try? child.wait(timeoutMilliseconds: nil)
     }
+
+    /// This process could not bring the machine back: the guard goes on trying.
+    func takeOver() { shutdown(lifeline, Int32(SHUT_RDWR)) }
 
     deinit { ck_close(lifeline) }
 }
@@ -83,6 +87,9 @@ public enum Guard {
     static let connection: Int32 = 3
     static let words: Int32 = 4
     static let lifeline: Int32 = 5
+    static let claim: Int32 = 6
+    private static let triesLimit = 200
+    private static let pauseSeconds: UInt32 = 3
     private static let hangTimeoutMilliseconds = 3000
 
     /// What the guard's process does: stands by, and rescues the machine when ckstore was killed. Blocks until then.
@@ -104,13 +111,24 @@ public enum Guard {
         guard !state.isDone else { return }
         let rescue = GuestRescue(
             processID: given.processID, mayContinue: state.mayHaveStopped, capabilities: given.capabilities, disks: nil)
-        let done: [String]
-        do throws(EngineError) { done = try rescue.run(adoptConnection) } catch where error.code == .exited {
-            done = try LostMachine.commit(try state.overlays()).map { "committed \($0) into its image, since the machine has ended" }
-        }
+        let done = try bringBack(rescue, state)
         report(
             done.isEmpty
                 ? "the checkpoint was killed; the guest needed no help" : "the checkpoint was killed; the guard \(done.joined(separator: ", "))")
+    }
+
+    /// Tries until it is done, or the machine has ended: a monitor that hangs today in slow I/O answers in the end.
+    private static func bringBack(_ rescue: GuestRescue, _ state: GuardState) throws(EngineError) -> [String] {
+        for tries in 1... {
+            do throws(EngineError) { return try rescue.run(adoptConnection) } catch {
+                if error.code == .exited {
+                    return try LostMachine.commit(try state.overlays()).map { "committed \($0) into its image, since the machine has ended" }
+                }
+                if tries == triesLimit { throw error }
+            }
+            sleep(pauseSeconds)
+        }
+        preconditionFailure("the tries are limited")
     }
 
     /// A copy of the inherited connection for each try, since a client closes its own.

@@ -8,6 +8,7 @@
 
 import CLinux
 import CheckpointCore
+import DiskCapture
 import FoundationEssentials
 import Glibc
 
@@ -65,9 +66,9 @@ import Glibc
         unsafe word.pointee = value ? unsafe word.pointee | bit : unsafe word.pointee & ~bit
     }
 
-    /// Overlays that the checkpoint makes, by their paths.
+    /// Overlays that the checkpoint makes.
     /// - Throws: `.invalidInput` when they are more than there is room for.
-    func note(overlays: [String]) throws(EngineError) {
+    func note(overlays: [LostMachine.Overlay]) throws(EngineError) {
         let text: Data
         do { text = try JSONEncoder().encode(overlays) } catch { preconditionFailure("paths can be encoded") }
         guard Self.namesOffset + 4 + text.count <= Self.mappedBytes else {
@@ -79,7 +80,7 @@ import Glibc
     }
 
     /// The overlays that were noted.
-    func overlays() throws(EngineError) -> [String] {
+    func overlays() throws(EngineError) -> [LostMachine.Overlay] {
         let place = unsafe UnsafeRawPointer(word) + Self.namesOffset
         let count = Int(unsafe place.load(as: UInt32.self))
         guard count > 0 else { return [] }
@@ -87,7 +88,7 @@ import Glibc
             throw EngineError(.corrupt, "the checkpoint's note for its guard is damaged")
         }
         let text = unsafe Data(bytes: place + 4, count: count)
-        do { return try JSONDecoder().decode([String].self, from: text) } catch {
+        do { return try JSONDecoder().decode([LostMachine.Overlay].self, from: text) } catch {
             throw EngineError(.corrupt, "the checkpoint's note for its guard is damaged")
         }
     }

@@ -33,6 +33,8 @@ public final class QEMURestore: Sendable {
     private let isLazy: Bool
     private let note: @Sendable (Event) -> Void
     private let child = Lock<ChildProcess?>(nil)
+    /// A signal that came before QEMU was there.
+    private let early = Lock<Int32?>(nil)
     private let interruption = Lock((isInterrupted: false, signals: 0))
 
     /// For a lazy restore little is on the way, so that what the machine waits for is not behind much else.
@@ -66,8 +68,9 @@ public final class QEMURestore: Sendable {
             if interruption.isInterrupted { interruption.signals += 1 }
             return interruption.signals > 1
         }
+        guard let process = child.withLock({ $0 }) else { return early.withLock { $0 = number } }
         // One that can't be sent has nobody to take it.
-        try? child.withLock { $0 }?.kill(signal: isLast ? SIGKILL : number)
+        try? process.kill(signal: isLast ? SIGKILL : number)
     }
 
     /// Starts QEMU, loads it, and stays until it ends.
@@ -77,8 +80,11 @@ public final class QEMURestore: Sendable {
     public func run() throws(EngineError) -> ChildProcess.Status {
         let deviceState = try DeviceState(source.blob(record.deviceStateRegion, limit: Self.largestDeviceState))
         let monitor = try InheritedMonitor()
+        if early.withLock({ $0 }) != nil { throw EngineError(.cancelled, "the restore was cancelled") }
         let (process, socket) = try spawn(monitor)
         child.withLock { $0 = process }
+        // One that came meanwhile is passed on now.
+        if let number = early.withLock({ $0 }) { signal(number) }
         let loading = RestoreLoading(
             process: process, socket: socket, source: source, record: record, deviceState: deviceState, isLazy: isLazy
         ) { event in

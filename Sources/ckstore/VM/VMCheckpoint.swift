@@ -121,7 +121,7 @@ private struct VMCheckpointResult: Encodable {
     var engine: String
     var machineType: String
     var stopMicroseconds: Int64
-    /// Other stops, for the disks' sake: while direct I/O was drained, and while raw images were put back under the guest.
+    /// Other stops, for the disks' sake: while direct I/O was drained, and while the guest went back to its images.
     var otherStopsMicroseconds: Int64
     var totalMicroseconds: Int64
     var migrationMicroseconds: Int64

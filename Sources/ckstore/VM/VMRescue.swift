@@ -11,8 +11,8 @@ struct VMRescue: ParsableCommand {
         abstract: "Bring a machine back whose checkpoint was killed together with its guard.",
         discussion: """
             Takes write protection off the guest's memory, waits for QEMU's own snapshot to end, commits disk overlays back \
-            and removes them. It can be run at any time and changes nothing where nothing is amiss. A guest that stands \
-            still stays so unless --continue is given: somebody may have stopped it on purpose.
+            and removes them. It changes nothing where nothing is amiss, and is refused while a checkpoint of the machine, or \
+            the guard of one that was killed, is at work. A guest that stands still stays so unless --continue is given: somebody may have stopped it on purpose.
 
             Example:
               ckstore vm rescue --qmp /run/vm1.qmp --continue
@@ -27,9 +27,15 @@ struct VMRescue: ParsableCommand {
     var `continue` = false
     @OptionGroup var output: OutputOptions
 
+    func validate() throws {
+        if let pid, pid <= 0 { throw ValidationError("--pid is \(pid); a process has a positive number.") }
+    }
+
     func run() throws {
         Interruption.begin()
         let process = try pid ?? QMPClient.processID(listeningAt: qmp)
+        let claim = try MachineClaim(processID: process)
+        defer { withExtendedLifetime(claim) {} }
         let rescue = GuestRescue(processID: process, mayContinue: self.continue)
         let done = try rescue.run { () throws(EngineError) in try QMPClient.connect(path: qmp) }
         try output.report(
