@@ -37,6 +37,7 @@ final class GuestMemory {
     private static let longRun = PageCount(300)
     /// Runs nearer to one another than this count as one.
     private static let bridgedGap = PageCount(8)
+    private static let manyInAMoment = PageCount(1024)
 
     private var parts: [Part] = []
     private let session: CheckpointSession
@@ -155,15 +156,17 @@ final class GuestMemory {
         }
     }
 
-    /// Prepares for more dirty pages than can be copied in a short stop: those that the last scan found in long runs are sure to be written
-    /// again, and will be protected in the stop and copied on write after it. Answers how many others nobody has saved.
+    /// Prepares for more dirty pages than can be copied in a short stop: those in long runs are sure to be written again, where the last scan,
+    /// a moment after the one before, found many; they will be protected in the stop and copied on write after it. Answers how many others nobody has saved.
     func prepareCopyOnWrite() throws(EngineError) -> PageCount {
         var count = PageCount.zero
         for index in parts.indices {
             defer { count += parts[index].pending.count }
             let part = parts[index]
-            let hot = part.recent.longRuns(atLeast: Self.longRun, bridging: Self.bridgedGap)
-            guard part.copyOnWrite == nil, hot.count > part.copied.room else { continue }
+            // So many within a moment will be all over what was written before, too, until the stop comes.
+            guard part.copyOnWrite == nil, part.recent.count > Self.manyInAMoment else { continue }
+            let hot = part.pending.longRuns(atLeast: Self.longRun, bridging: Self.bridgedGap)
+            guard hot.count > part.copied.room else { continue }
             try checkRoom(for: hot)
             let copyOnWrite = try CopyOnWriteRanges(part.block, avoiding: guestThreads)
             try copyOnWrite.prepare(hot, from: part.tracker)
