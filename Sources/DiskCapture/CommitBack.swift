@@ -3,8 +3,9 @@
 // Invariants:
 // - The guest sees one content throughout. When a commit has ended, well or not, its disk is whole: the image alone, or the
 //   image with the overlay.
-// - QEMU 7.2 aborts when a write of the guest waits just while a commit moves the guest to an image whose format passes
-//   permissions through, such as raw: "child->perm & BLK_PERM_WRITE". Those moves are made while the guest is stopped.
+// - The move to the image is made while the guest is stopped, and the overlay deleted before it runs again: QEMU 7.2 aborts when a write
+//   waits just while a commit moves to an image whose format passes permissions through, such as raw ("child->perm &
+//   BLK_PERM_WRITE"), and an overlay that outlived its move would have older content than the image.
 // - Whether an overlay is committed is told by the graph of QEMU's nodes, in any process: QEMU moves the guest from the
 //   overlay to the image in one step, but leaves the overlay on the image, where committing it again would bring back old content.
 // - A guest that writes faster than the commit copies is slowed down, no longer than the commit takes.

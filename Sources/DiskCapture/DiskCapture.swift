@@ -201,7 +201,7 @@ public final class DiskCapture: Sendable {
     /// - Parameter committed: whether the checkpoint is durable. If not, what the next one needs to know of its parent is kept.
     /// - Throws: `.timeout` when a disk could not be committed back in time, `.ioFailed` when that failed: the guest goes on with the overlay, a
     ///   whole disk, and the error names its file and what to do; what `execute` throws.
-    /// - Returns: how long the guest was stopped for it, in microseconds. QEMU 7.2 needs that for disks in raw images, 0 otherwise.
+    /// - Returns: how long the guest was stopped for it, in microseconds. 0 when it stood still anyway.
     @discardableResult public func retire(committed: Bool) throws(EngineError) -> Int64 {
         // The server first: whatever waits for it goes on then.
         let server = state.withLock { (state) in

@@ -41,7 +41,7 @@ struct VMRestore: ParsableCommand {
         help: ArgumentHelp("A disk and the file or block device to write it to; may be repeated.", valueName: "disk=path"),
         completion: .file(), transform: { try RegionFile(parsing: $0) })
     var disk: [RegionFile] = []
-    @Flag(help: "Write no disks: they are in the checkpoint's state already.")
+    @Flag(help: "Write no disks: their images are as they were at the checkpoint.")
     var noDisks = false
     @Flag(help: "Replace files that exist, and overwrite block devices.")
     var force = false

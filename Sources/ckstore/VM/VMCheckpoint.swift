@@ -1,7 +1,7 @@
 // `ckstore vm checkpoint`.
 //
 // Invariant: however it ends, the guest runs and its disk chain is as it was; the checkpoint is there, whole, when the command has
-// said so, and not there at all otherwise.
+// said so, or has said that it is taken but the disks were not put back, and not there at all otherwise.
 
 import ArgumentParser
 import CheckpointCore
