@@ -59,7 +59,11 @@ let package = Package(
         // Live checkpoints: the half that faces the store, and what restoring shares between engines.
         .target(
             name: "CheckpointCore",
-            dependencies: ["CheckpointStore", "StoreFormat", "PageCodec", "Media", "Threading", "Units"],
+            dependencies: ["CheckpointStore", "StoreFormat", "PageCodec", "Media", "CLinux", "Threading", "Units"],
+            swiftSettings: strict),
+        // The memory of this process: mapped, its writes caught and tracked, copied on write.
+        .target(
+            name: "MachineMemory", dependencies: ["CheckpointCore", "CLiveMemory", "CLinux", "Threading", "Units"],
             swiftSettings: strict),
         // QEMU's monitor.
         .target(name: "QMP", dependencies: ["CheckpointCore", "CLinux", "Threading"], swiftSettings: strict),
@@ -148,6 +152,10 @@ let package = Package(
         .testTarget(
             name: "CheckpointCoreTests",
             dependencies: ["CheckpointCore", "CheckpointStore", "FaultHarness", "StoreTesting", "Media", "Threading", "Units"],
+            swiftSettings: strict),
+        .testTarget(
+            name: "MachineMemoryTests",
+            dependencies: ["MachineMemory", "CheckpointCore", "FaultHarness", "StoreTesting", "CheckpointStore", "Media", "Threading", "Units"],
             swiftSettings: strict),
         .testTarget(
             name: "QMPTests", dependencies: ["QMP", "CheckpointCore", "FaultHarness", "QEMUTesting", "Threading", "CLinux"],

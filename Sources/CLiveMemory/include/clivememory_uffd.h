@@ -5,6 +5,21 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* Features that this package may want, by the kernel's numbers. */
+static const uint64_t ck_write_protects_shared = (uint64_t)1 << 12;         /* UFFD_FEATURE_WP_HUGETLBFS_SHMEM, Linux 5.19 */
+static const uint64_t ck_write_protects_untouched = (uint64_t)1 << 13;      /* UFFD_FEATURE_WP_UNPOPULATED, Linux 6.4 */
+static const uint64_t ck_write_protects_asynchronously = (uint64_t)1 << 15; /* UFFD_FEATURE_WP_ASYNC, Linux 6.7 */
+
+/* A userfaultfd of this process, which also sees faults that happen in system calls: by the system call, else by /dev/userfaultfd.
+ * -EPERM: neither is allowed. -ENOSYS: the kernel was built without it. */
+int ck_uffd_open(void);
+
+/* What the kernel offers, asked of a descriptor that is thrown away. */
+int ck_uffd_features(uint64_t *features);
+
+/* The handshake for memory of this process, with the features that are wanted. */
+int ck_uffd_begin_own(int fd, uint64_t features);
+
 /* The handshake, once for each descriptor: write protection of shared memory and huge pages, with markers where
  * no page is; `asynchronous`: writes go through and are noted. -EINVAL: the kernel is too old. */
 int ck_uffd_begin(int fd, bool asynchronous);
@@ -19,5 +34,20 @@ int ck_uffd_wake(int fd, uint64_t start, uint64_t length);
 
 /* Reads up to `capacity` addresses of write faults. Returns how many; 0: none are waiting. */
 int ck_uffd_read(int fd, uint64_t *addresses, int capacity);
+
+/* A write fault: where, and which thread waits. */
+struct ck_write_fault {
+    uint64_t address;
+    uint32_t thread;
+};
+/* Reads up to `capacity` write faults of a descriptor that ck_uffd_begin_own was called for. Returns how many; 0: none are waiting. */
+int ck_uffd_read_faults(int fd, struct ck_write_fault *faults, int capacity);
+
+/* The processor on which a thread of this process ran last, by /proc; negative when that can't be told. */
+int ck_thread_processor(uint32_t thread);
+/* Lets the calling thread run on that processor alone; negative: on any. */
+int ck_run_on_processor(int processor);
+/* Has the calling thread run before others where that is allowed: somebody waits for what it does. */
+void ck_prefer_this_thread(void);
 
 #endif

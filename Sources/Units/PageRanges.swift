@@ -2,8 +2,6 @@
 //
 // Invariant: ranges are ascending, not empty, and don't touch each other.
 
-import Units
-
 /// A set of pages.
 public struct PageRanges: Sendable, Equatable {
     public private(set) var ranges: [Range<PageIndex>] = []
@@ -26,7 +24,15 @@ public struct PageRanges: Sendable, Equatable {
         }
     }
 
+    /// One range.
+    public init(_ range: Range<PageIndex>) { if !range.isEmpty { ranges = [range] } }
+
     public var isEmpty: Bool { ranges.isEmpty }
+    /// Whether a page belongs to the set. O(log n).
+    public func contains(_ page: PageIndex) -> Bool {
+        let index = firstIndex(endingBehind: page)
+        return index < ranges.count && ranges[index].contains(page)
+    }
     /// How many pages.
     public var count: PageCount { ranges.reduce(into: PageCount.zero) { $0 += $1.upperBound - $1.lowerBound } }
 
@@ -57,7 +63,7 @@ public struct PageRanges: Sendable, Equatable {
     public func intersection(_ other: PageRanges) -> PageRanges { subtracting(subtracting(other)) }
 
     /// Cuts `range` at the borders of this set and calls `body` with each piece and whether it belongs to the set, ascending.
-    func split<E: Error>(_ range: Range<PageIndex>, _ body: (Range<PageIndex>, Bool) throws(E) -> Void) throws(E) {
+    public func split<E: Error>(_ range: Range<PageIndex>, _ body: (Range<PageIndex>, Bool) throws(E) -> Void) throws(E) {
         var start = range.lowerBound
         var index = firstIndex(endingBehind: start)
         while start < range.upperBound {
@@ -87,7 +93,7 @@ public struct PageRanges: Sendable, Equatable {
     }
 
     /// The smallest set of whole units of `size` pages that covers this one.
-    func wholeUnits(of size: Int) -> PageRanges {
+    public func wholeUnits(of size: Int) -> PageRanges {
         var result = PageRanges()
         for range in ranges {
             result.append(PageIndex(range.lowerBound.int / size * size)..<PageIndex((range.upperBound.int + size - 1) / size * size))
@@ -96,7 +102,7 @@ public struct PageRanges: Sendable, Equatable {
     }
 
     /// The index of the first range that ends behind `page`.
-    func firstIndex(endingBehind page: PageIndex) -> Int {
+    public func firstIndex(endingBehind page: PageIndex) -> Int {
         var low = 0
         var high = ranges.count
         while low < high {

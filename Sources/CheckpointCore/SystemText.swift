@@ -1,45 +1,17 @@
-// What all files here need of the system: checked results, owned descriptors, the text of /proc.
+// The text of /proc and /sys.
 //
 // Invariant: a negative result of a shim is an errno value and always becomes an error here.
 
 import CLinux
-import CheckpointCore
 import Glibc
-import Synchronization
-
-/// Throws what a shim's negative result means; otherwise hands the result through.
-@discardableResult
-func checked<T: FixedWidthInteger & SignedInteger>(
-    _ result: T, _ what: @autoclosure () -> String, place: @autoclosure () -> String = "", remedy: String = ""
-) throws(EngineError) -> T {
-    if result < 0 { throw EngineError(system: what(), Int32(-result), remedy: remedy, place: place()) }
-    return result
-}
-
-/// Owns a file descriptor: closed once, by `close` or with the object.
-final class OwnedDescriptor: Sendable {
-    /// The number, for system calls while this object lives and is not closed.
-    let number: Int32
-    private let isClosed = Atomic(false)
-
-    init(owning number: Int32) { self.number = number }
-
-    deinit { close() }
-
-    /// Closes it; nothing more happens when that was done before.
-    func close() {
-        guard !isClosed.exchange(true, ordering: .acquiringAndReleasing) else { return }
-        ck_close(number)
-    }
-}
 
 /// A file of /proc or /sys, read whole.
-enum SystemText {
+package enum SystemText {
     /// More than any such file has, so that a mistake does not take all memory: a process has at most 65,530 mappings by default.
     private static let limit = 256 << 20
 
     /// The bytes of the file at `path`. Throws `.notFound` when there is no such file or its process has ended.
-    static func read(_ path: String) throws(EngineError) -> [UInt8] {
+    package static func read(_ path: String) throws(EngineError) -> [UInt8] {
         let file = OwnedDescriptor(owning: try checked(unsafe ck_open(path, 0), "open it", place: path))
         var text = [UInt8](repeating: 0, count: 1 << 16)
         var used = 0
@@ -63,20 +35,20 @@ enum SystemText {
     }
 
     /// Its lines, without the line feeds.
-    static func lines(_ path: String) throws(EngineError) -> [ArraySlice<UInt8>] {
+    package static func lines(_ path: String) throws(EngineError) -> [ArraySlice<UInt8>] {
         try read(path).split(separator: UInt8(ascii: "\n"))
     }
 }
 
 extension ArraySlice<UInt8> {
     /// The bytes as text.
-    var text: String { String(decoding: self, as: UTF8.self) }
+    package var text: String { String(decoding: self, as: UTF8.self) }
 
     /// The fields between blanks.
-    var fields: [ArraySlice<UInt8>] { split { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "\t") } }
+    package var fields: [ArraySlice<UInt8>] { split { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "\t") } }
 
     /// An unsigned number of nothing but digits; nil for anything else.
-    func number(radix: Int = 10) -> UInt64? {
+    package func number(radix: Int = 10) -> UInt64? {
         guard let first, first != UInt8(ascii: "+"), first != UInt8(ascii: "-") else { return nil }
         return UInt64(text, radix: radix)
     }
