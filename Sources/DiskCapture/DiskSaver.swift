@@ -19,8 +19,8 @@ final class DiskSaver: Sendable {
     private static let gapPages: UInt64 = 16
 
     private enum Work {
-        case data(Range<UInt64>)
-        case zeros(Range<UInt64>)
+        case data(Range<PageIndex>)
+        case zeros(Range<PageIndex>)
     }
 
     private struct State {
@@ -102,16 +102,16 @@ final class DiskSaver: Sendable {
         let size = UInt64(pageSize)
         let bytes = window.lowerBound * size..<min(window.upperBound * size, disk.byteLength.rawValue)
         let extents = try reader.extents(of: bytes)
-        let data = PageRanges(covering: extents.data.map { $0.clamped(to: bytes) })
+        let data = PageRanges(coveringBytes: extents.data.map { $0.clamped(to: bytes) })
         let logged = loggedPages(window)
         let wanted: PageRanges
         if address.bitmap != nil {
-            wanted = PageRanges(covering: extents.dirty.map { $0.clamped(to: bytes) }).union(logged)
+            wanted = PageRanges(coveringBytes: extents.dirty.map { $0.clamped(to: bytes) }).union(logged)
         } else {
-            wanted = PageRanges(window)
+            wanted = PageRanges(PageIndex(window.lowerBound)..<PageIndex(window.upperBound))
         }
-        let pieces = data.intersection(wanted).union(logged).pieces(of: Self.spanPages, filling: Self.gapPages)
-        let zeros = wanted.subtracting(PageRanges(covering: pieces.map { $0.lowerBound * size..<$0.upperBound * size }))
+        let pieces = data.intersection(wanted).union(logged).pieces(of: PageCount(Self.spanPages), filling: PageCount(Self.gapPages))
+        let zeros = wanted.subtracting(PageRanges(pieces))
         return zeros.ranges.map(Work.zeros) + pieces.map(Work.data)
     }
 
@@ -125,14 +125,14 @@ final class DiskSaver: Sendable {
 
     private func perform(_ work: Work, _ reader: ExportReader, _ buffer: UnsafeMutableRawBufferPointer) throws(EngineError) {
         switch work {
-        case .zeros(let pages): try region.putZeros(PageIndex(pages.lowerBound)..<PageIndex(pages.upperBound))
+        case .zeros(let pages): try region.putZeros(pages)
         case .data(let pages):
-            let offset = pages.lowerBound * UInt64(pageSize)
-            let count = Int(min(pages.upperBound * UInt64(pageSize), disk.byteLength.rawValue) - offset)
+            let offset = pages.lowerBound.rawValue * UInt64(pageSize)
+            let count = Int(min(pages.upperBound.rawValue * UInt64(pageSize), disk.byteLength.rawValue) - offset)
             let bytes = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[..<count])
             unsafe try reader.read(into: bytes, at: offset)
             unsafe try log?.patch(bytes, at: offset, disk: index)
-            unsafe try region.write(UnsafeRawBufferPointer(bytes), at: PageIndex(pages.lowerBound), isStable: true)
+            unsafe try region.write(UnsafeRawBufferPointer(bytes), at: pages.lowerBound, isStable: true)
             state.withLock { $0.bytesRead += UInt64(count) }
         }
     }

@@ -64,7 +64,7 @@ struct WriteLog: Sendable {
     /// The pages of a span that were written to.
     func pages(disk: Int, span: UInt64) -> PageRanges {
         let bounds = span * Self.spanBytes..<(span + 1) * Self.spanBytes
-        return PageRanges(covering: (spans[disk][span] ?? []).map { $0.range.clamped(to: bounds) })
+        return PageRanges(coveringBytes: (spans[disk][span] ?? []).map { $0.range.clamped(to: bounds) })
     }
 
     /// The spans among `some` that were written to, in order.

@@ -39,7 +39,7 @@ import Units
             var page = [UInt8](repeating: 9, count: 2048)
             try unsafe page.withUnsafeMutableBytes { unsafe try log.patch($0, at: 0, disk: 0) }
             #expect(stride(from: 0, to: 2048, by: 512).map { page[$0] } == wanted)
-            #expect(log.pages(disk: 0, span: 0).ranges == [0..<1])
+            #expect(log.pages(disk: 0, span: 0).ranges == [PageIndex(UInt64(0))..<PageIndex(UInt64(1))])
         }
     }
 
@@ -72,18 +72,21 @@ import Units
                 let start = UInt64.random(in: 0...60, using: &generator)
                 return start..<start + UInt64.random(in: 0...9, using: &generator)
             }
-            return (PageRanges(covering: ranges.map { $0.lowerBound * 4096..<$0.upperBound * 4096 }), Set(ranges.joined()))
+            return (PageRanges(coveringBytes: ranges.map { $0.lowerBound * 4096..<$0.upperBound * 4096 }), Set(ranges.joined()))
         }
-        func numbers(_ pages: PageRanges) -> Set<UInt64> { Set(pages.ranges.joined()) }
+        func numbers(_ ranges: [Range<PageIndex>]) -> Set<UInt64> { Set(ranges.map { $0.lowerBound.rawValue..<$0.upperBound.rawValue }.joined()) }
         var wrong: [Int] = []
         for round in 0..<2000 {
             let ((a, inA), (b, inB)) = (random(), random())
-            let pieces = a.pieces(of: 16, filling: 2)
-            let filled = Set(pieces.joined())
+            let pieces = a.pieces(of: PageCount(16), filling: PageCount(2))
+            let filled = numbers(pieces)
             let isRight =
-                numbers(a) == inA && numbers(a.union(b)) == inA.union(inB) && numbers(a.intersection(b)) == inA.intersection(inB)
-                && numbers(a.subtracting(b)) == inA.subtracting(inB) && filled.isSuperset(of: inA)
-                && pieces.allSatisfy { $0.lowerBound / 16 == ($0.upperBound - 1) / 16 && inA.contains($0.lowerBound) && inA.contains($0.upperBound - 1) }
+                numbers(a.ranges) == inA && numbers(a.union(b).ranges) == inA.union(inB) && numbers(a.intersection(b).ranges) == inA.intersection(inB)
+                && numbers(a.subtracting(b).ranges) == inA.subtracting(inB) && filled.isSuperset(of: inA)
+                && pieces.allSatisfy {
+                    let (first, last) = ($0.lowerBound.rawValue, $0.upperBound.rawValue - 1)
+                    return first / 16 == last / 16 && inA.contains(first) && inA.contains(last)
+                }
             if !isRight { wrong.append(round) }
         }
         #expect(wrong == [], "seed \(seed)")
