@@ -71,7 +71,7 @@ let package = Package(
         .target(name: "MigrationStream", dependencies: ["CheckpointCore", "Units"], swiftSettings: strict),
         // The memory of a running process, seen and tracked from outside.
         .target(
-            name: "LiveMemory", dependencies: ["CheckpointCore", "CLiveMemory", "CLinux", "Threading", "Units"],
+            name: "LiveMemory", dependencies: ["MachineMemory", "CheckpointCore", "CLiveMemory", "CLinux", "Threading", "Units"],
             swiftSettings: strict),
         // Disks of a running QEMU at one instant.
         .target(
@@ -155,7 +155,7 @@ let package = Package(
             swiftSettings: strict),
         .testTarget(
             name: "MachineMemoryTests",
-            dependencies: ["MachineMemory", "CheckpointCore", "FaultHarness", "StoreTesting", "CheckpointStore", "Media", "Threading", "Units"],
+            dependencies: ["MachineMemory", "CheckpointCore", "CLinux", "FaultHarness", "StoreTesting", "CheckpointStore", "Media", "Threading", "Units"],
             swiftSettings: strict),
         .testTarget(
             name: "QMPTests", dependencies: ["QMP", "CheckpointCore", "FaultHarness", "QEMUTesting", "Threading", "CLinux"],

@@ -3,13 +3,13 @@
 import CLiveMemory
 import CheckpointCore
 import Glibc
+import MachineMemory
 import Units
 
 /// Scans of one block. Thread-safe.
 final class PageTableScan: Sendable {
     private let block: SharedMemoryBlock
     private let pagemap: OwnedDescriptor
-    private static let capacity = 4096
 
     init(_ block: SharedMemoryBlock) throws(EngineError) {
         self.block = block
@@ -18,27 +18,17 @@ final class PageTableScan: Sendable {
 
     /// The pages of `range` in that state. Throws `.busy` when a part of the range is not under asynchronous protection and should be.
     func pages(_ what: ck_scan, within range: Range<PageIndex>) throws(EngineError) -> PageRanges {
-        var result = PageRanges()
         let addresses = block.addresses(of: range)
-        var found = [ck_scanned](repeating: ck_scanned(), count: Self.capacity)
-        var start = addresses.lowerBound.rawValue
-        while start < addresses.upperBound.rawValue {
-            let before = start
-            let count = unsafe found.withUnsafeMutableBufferPointer {
-                unsafe ck_scan_pages(pagemap.number, what, &start, addresses.upperBound.rawValue, $0.baseAddress!, $0.count)
-            }
-            if count < 0 { throw error(-count) }
-            for scanned in found[..<Int(count)] {
-                guard let first = block.page(at: TargetAddress(scanned.start)), let last = block.page(at: TargetAddress(scanned.end - 1)) else {
-                    throw EngineError(.protocolViolation, "the kernel names pages outside of the scanned range", place: block.process.place)
-                }
-                result.append(first..<last + PageCount(1 as UInt64))
-            }
-            guard start > before else {
-                throw EngineError(.protocolViolation, "the kernel's scan does not advance", place: block.process.place)
-            }
-        }
-        return result
+        do throws(PagemapScanError) {
+            let found = try PagemapScan.addresses(
+                pagemap.number, what, within: addresses.lowerBound.rawValue..<addresses.upperBound.rawValue)
+            let first = block.mapping.addresses.lowerBound
+            return PageRanges(
+                found.map {
+                    PageIndex((TargetAddress($0.lowerBound) - first).rawValue / UInt64(pageSize))
+                        ..< PageIndex((TargetAddress($0.upperBound) - first).rawValue / UInt64(pageSize))
+                })
+        } catch { throw self.error(error.number) }
     }
 
     private func error(_ number: Int32) -> EngineError {

@@ -15,7 +15,7 @@ import Threading
 import Units
 
 /// Shared memory of a process: a memfd, or a file on tmpfs or hugetlbfs. Thread-safe.
-@safe public final class SharedMemoryBlock: @unchecked Sendable {
+@safe public final class SharedMemoryBlock: CopyablePages, @unchecked Sendable {
     public let process: TargetProcess
     /// Where the process has it, and which file it is.
     public let mapping: MemoryMapping

@@ -74,6 +74,12 @@ public final class WriteTrap: Sendable {
         try change(pages, isProtected: false)
     }
 
+    /// Lets whoever waits at a page go on when closing has begun: should that fail, the end of the trap does the same.
+    func releaseWhileClosing(_ page: PageIndex) {
+        let (start, length) = address(of: memory.wholeUnits(page..<page + PageCount(1)))
+        ck_uffd_protect(userfault.number, start, length, false)
+    }
+
     /// Why faults are not answered any more, if so: nothing is protected then.
     public var failure: EngineError? { state.withLock { $0.failure } }
 
@@ -107,7 +113,8 @@ public final class WriteTrap: Sendable {
         return (base + (pages.lowerBound - PageIndex(UInt64(0))).bytes.rawValue, (pages.upperBound - pages.lowerBound).bytes.rawValue)
     }
 
-    private static func register(_ userfault: OwnedDescriptor, _ memory: GuestMemory) throws(EngineError) {
+    /// Registers all of a memory for write protection.
+    static func register(_ userfault: OwnedDescriptor, _ memory: GuestMemory) throws(EngineError) {
         let start = unsafe UInt64(UInt(bitPattern: memory.bytes.baseAddress!))
         switch ck_uffd_register(userfault.number, start, memory.byteLength.rawValue) {
         case -EBUSY:

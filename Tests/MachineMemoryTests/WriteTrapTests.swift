@@ -8,11 +8,6 @@ import Testing
 import Threading
 import Units
 
-struct TestFailure: Error, CustomStringConvertible {
-    var description: String
-    init(_ description: String) { self.description = description }
-}
-
 @Suite(.serialized) struct WriteTrapTests {
     @Test(arguments: GuestMemory.Sharing.allCases, [GuestMemory.Pages.base, .transparentHuge])
     func `a write waits until its page is released, and the handler sees the old content`(

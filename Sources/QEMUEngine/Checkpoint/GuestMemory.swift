@@ -243,7 +243,7 @@ final class GuestMemory {
 
     private func save(_ pages: PageRanges, of part: Part) throws(EngineError) {
         let before = pagesRead
-        try PageSaver(block: part.block, region: part.region).save(pages, workers: session.parallelism) { [session] done in
+        try PageSaver(part.block, into: part.region).save(pages, workers: session.parallelism) { [session] done in
             session.reportPages(before + done)
         }
         pagesRead += pages.count

@@ -1,40 +1,33 @@
 // Saving pages of memory that changes: each is copied, and the copy is saved.
 
-import CheckpointCore
 import Glibc
-import LiveMemory
 import Threading
 import Units
 
-/// Page-aligned memory of our own.
-@safe final class PageBuffer: @unchecked Sendable {
-    let bytes: UnsafeMutableRawBufferPointer
-
-    /// Room for so many pages, all of them there: nothing faults when it is first used.
-    init(pages: PageCount) {
-        let count = max(1, pages.bytes.int)
-        unsafe bytes = .allocate(byteCount: count, alignment: pageSize)
-        unsafe memset(bytes.baseAddress!, 1, count)
-    }
-
-    deinit { unsafe bytes.deallocate() }
-
-    /// `count` pages from page `first` of the buffer on.
-    func pages(from first: Int, _ count: Int) -> UnsafeMutableRawBufferPointer {
-        unsafe UnsafeMutableRawBufferPointer(rebasing: bytes[first * pageSize..<(first + count) * pageSize])
-    }
+/// Memory whose pages can be copied: as they are at one moment, or as they were at an instant.
+package protocol CopyablePages: Sendable {
+    /// Copies consecutive pages; `destination` has exactly their size. Called by several threads at once.
+    func copy(_ pages: Range<PageIndex>, into destination: UnsafeMutableRawBufferPointer) throws(EngineError)
 }
 
-/// Saves pages of a block to a region, on several threads.
-struct PageSaver: Sendable {
-    let block: SharedMemoryBlock
-    let region: any RegionSink
+/// Saves pages of one memory to a region, on several threads: the way of every engine's pages into the store.
+package struct PageSaver: Sendable {
+    private let memory: any CopyablePages
+    private let region: any RegionSink
+
+    package init(_ memory: any CopyablePages, into region: any RegionSink) {
+        self.memory = memory
+        self.region = region
+    }
 
     /// More pieces than this of one span are put page by page, so that the store gathers them into one leaf.
     private static let mostPieces = 4
 
-    /// - Parameter progress: told how many pages are done.
-    func save(
+    /// Copies each page once, saves it from the copy, and returns when all are saved. Memory: 2 MiB for each worker.
+    ///
+    /// - Parameter progress: told how many pages are done, on the workers' threads.
+    /// - Throws: the first error of the memory or the region; the other workers then stop.
+    package func save(
         _ pages: PageRanges, workers: Int, progress: @escaping @Sendable (PageCount) -> Void
     ) throws(EngineError) {
         let spans = Self.spans(pages)
@@ -84,66 +77,19 @@ struct PageSaver: Sendable {
     private func save(_ pieces: [Range<PageIndex>], _ buffer: PageBuffer) throws(EngineError) {
         for piece in pieces {
             let bytes = unsafe buffer.pages(from: 0, (piece.upperBound - piece.lowerBound).int)
-            try unsafe block.copy(piece, into: bytes)
+            try unsafe memory.copy(piece, into: bytes)
             try unsafe region.save(UnsafeRawBufferPointer(bytes), at: piece.lowerBound, isScattered: pieces.count > Self.mostPieces)
         }
     }
 }
 
 extension RegionSink {
-    /// Saves a copy that nobody changes.
-    func save(_ bytes: UnsafeRawBufferPointer, at first: PageIndex, isScattered: Bool) throws(EngineError) {
+    /// Saves a copy that nobody changes; scattered pages one by one, so that the store gathers them.
+    package func save(_ bytes: UnsafeRawBufferPointer, at first: PageIndex, isScattered: Bool) throws(EngineError) {
         guard isScattered else { return try unsafe write(bytes, at: first, isStable: true) }
         for index in 0..<bytes.count / pageSize {
             let page = unsafe UnsafeRawBufferPointer(rebasing: bytes[index * pageSize..<(index + 1) * pageSize])
             try unsafe put(page: first + PageCount(index), page)
-        }
-    }
-}
-
-/// Pages copied in a stop, to be saved after it.
-final class CopiedPages {
-    private var buffer: PageBuffer
-    /// What can be copied without providing more memory first.
-    private(set) var room: PageCount
-    private var ranges = PageRanges()
-    /// Pages that are zero at the stop although they were not before.
-    var zeros = PageRanges()
-
-    /// Room for so many pages, provided now and not in the stop.
-    init(room: PageCount) {
-        self.room = room
-        buffer = PageBuffer(pages: room)
-    }
-
-    var count: PageCount { ranges.count }
-
-    /// Provides more room, if that is more.
-    func makeRoom(_ pages: PageCount) {
-        guard pages > room else { return }
-        room = pages
-        buffer = PageBuffer(pages: pages)
-    }
-
-    /// Copies `pages`. More than there is room for take longer: the rest is provided first.
-    func take(_ pages: PageRanges, of block: SharedMemoryBlock) throws(EngineError) {
-        makeRoom(pages.count)
-        ranges = pages
-        var next = 0
-        for range in pages.ranges {
-            let count = (range.upperBound - range.lowerBound).int
-            try unsafe block.copy(range, into: buffer.pages(from: next, count))
-            next += count
-        }
-    }
-
-    func save(to region: any RegionSink) throws(EngineError) {
-        var next = 0
-        for range in ranges.ranges {
-            let count = (range.upperBound - range.lowerBound).int
-            let bytes = unsafe UnsafeRawBufferPointer(buffer.pages(from: next, count))
-            try unsafe region.save(bytes, at: range.lowerBound, isScattered: count < pagesPerRun)
-            next += count
         }
     }
 }
