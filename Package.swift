@@ -20,7 +20,7 @@ let package = Package(
         .library(name: "StoreFormat", targets: ["StoreFormat", "PageCodec", "Units"]),
         .library(name: "CKStoreC", type: .dynamic, targets: ["CKStoreC"]),
         // What every engine shares, and QEMU's engine, for programs that take checkpoints themselves.
-        .library(name: "CheckpointCore", targets: ["CheckpointCore"]),
+        .library(name: "CheckpointCore", targets: ["CheckpointCore", "MachineMemory", "LiveCheckpoint"]),
         .library(name: "QEMUEngine", targets: ["QEMUEngine"]),
         .library(name: "MigrationStream", targets: ["MigrationStream", "CheckpointCore", "Units"]),
         // The plugin that nbdkit loads to log a disk's writes.
@@ -65,6 +65,10 @@ let package = Package(
         .target(
             name: "MachineMemory", dependencies: ["CheckpointCore", "CLiveMemory", "CLinux", "Threading", "Units"],
             swiftSettings: strict),
+        // Checkpoints of machines and programs that run in this process.
+        .target(
+            name: "LiveCheckpoint",
+            dependencies: ["MachineMemory", "CheckpointCore", "StoreFormat", "Threading", "Units"], swiftSettings: strict),
         // QEMU's monitor.
         .target(name: "QMP", dependencies: ["CheckpointCore", "CLinux", "Threading"], swiftSettings: strict),
         // QEMU's migration stream: bytes to pages and back, no I/O.
@@ -156,6 +160,13 @@ let package = Package(
         .testTarget(
             name: "MachineMemoryTests",
             dependencies: ["MachineMemory", "CheckpointCore", "CLinux", "FaultHarness", "StoreTesting", "CheckpointStore", "Media", "Threading", "Units"],
+            swiftSettings: strict),
+        .testTarget(
+            name: "LiveCheckpointTests",
+            dependencies: [
+                "LiveCheckpoint", "MachineMemory", "CheckpointCore", "CheckpointStore", "StoreFormat", "FaultHarness", "StoreTesting",
+                "Media", "Threading", "Units",
+            ],
             swiftSettings: strict),
         .testTarget(
             name: "QMPTests", dependencies: ["QMP", "CheckpointCore", "FaultHarness", "QEMUTesting", "Threading", "CLinux"],

@@ -28,6 +28,8 @@ public final class CopyAheadMemory: InstantMemory, CopyablePages {
     /// So little is copied in the stop without another round: about 0.3 ms.
     private static let fewPages = PageCount(512)
     private static let mostRounds = 8
+    /// Room that is provided before the stop at most: 128 MiB.
+    private static let mostRoom = PageCount(16384)
 
     /// Registers the memory with the kernel; tracking begins with the first checkpoint.
     /// - Throws: `.unsupported` when the kernel can't do it (Linux 6.7 can); `.permission`; `.busy`.
@@ -66,10 +68,13 @@ public final class CopyAheadMemory: InstantMemory, CopyablePages {
         let rest = pages
         state.withLock { state in
             state.rest = rest
-            // What is left, and as much again for what is written until the stop.
-            state.copied.value.makeRoom(PageCount(max(Self.fewPages.rawValue, rest.count.rawValue) * 2))
+            // What is left, and some for what is written until the stop; more of it than that is not copied by those who know better.
+            state.copied.value.makeRoom(PageCount(max(Self.fewPages.rawValue, min(rest.count.rawValue, Self.mostRoom.rawValue)) * 2))
         }
     }
+
+    /// What is left for the stop besides what is written until then.
+    var restPages: PageCount { state.withLock { $0.rest.count } }
 
     public func mark(pending: PageRanges) throws(EngineError) {
         precondition(pending.isEmpty, "reads under way at the instant need copy on write")

@@ -61,6 +61,20 @@ extension CopyOnWriteMemory {
         return true
     }
 
+    /// Secures and releases some units as far as there is room; false when there is none.
+    func secure(_ range: Range<Int>, _ trap: WriteTrap, _ state: inout State) -> Bool {
+        var start = range.lowerBound
+        while start < range.upperBound {
+            var end = start
+            while end < range.upperBound, keepIfFree(end, &state) { end += 1 }
+            if end > start { releaseDirty(start..<end, trap, &state) }
+            // What stopped it is a saver at work, which releases the unit itself, or no room.
+            if end < range.upperBound, units.isUnclaimed(end) { return false }
+            start = end + 1
+        }
+        return true
+    }
+
     private func copyAside(_ unit: Int, _ slot: CopySlot, _ state: inout State) {
         unsafe slots.bytes(of: slot).copyMemory(from: UnsafeRawBufferPointer(memory.bytes(of: units.pages(of: unit..<unit + 1))))
         units.setSlot(slot, of: unit)

@@ -24,7 +24,8 @@ public final class CopyOnWriteMemory: InstantMemory, CopyablePages {
     /// How it works.
     public struct Options: Sendable {
         /// Keeps clean pages protected between checkpoints: the next checkpoint costs what was written; each page's first write
-        /// after a checkpoint costs a fault. Otherwise nothing is protected between checkpoints, and each of them concerns all of the memory.
+        /// after a checkpoint costs a fault. Otherwise pages are given free as soon as they are safe, which takes memory for copies ahead of the store; nothing is protected
+        /// between checkpoints, and each of them concerns all of the memory.
         public var keepsProtection = true
         /// How many pages are released with one fault at most, when a writer goes through memory in order.
         public var longestWindow = PageCount(64)
@@ -59,7 +60,6 @@ public final class CopyOnWriteMemory: InstantMemory, CopyablePages {
         var parked: [Int] = []
         var report = InstantReport()
         var failure: EngineError?
-        var isClosed = false
     }
 
     public let memory: GuestMemory
@@ -67,6 +67,7 @@ public final class CopyOnWriteMemory: InstantMemory, CopyablePages {
     let units: UnitStates
     let slots: CopySlots
     let state: Lock<State>
+    let copier = Lock<PlainThread?>(nil)
     private let trap: Lock<WriteTrap?>
 
     /// Room for copies that is kept between checkpoints.
@@ -106,11 +107,11 @@ public final class CopyOnWriteMemory: InstantMemory, CopyablePages {
 
     /// Ends all protection and the threads. Harmless to repeat.
     public func close() {
+        cancel()
         let trap = self.trap.withLock { trap in
             defer { trap = nil }
             return trap
         }
-        state.withLock { $0.isClosed = true }
         trap?.close()
     }
 
@@ -227,6 +228,7 @@ public final class CopyOnWriteMemory: InstantMemory, CopyablePages {
                 state.report.stopPages = dirty.count
                 state.report.wantedPages = state.wanted.count
             }
+            startCopyingAhead()
         } catch {
             cancel()
             throw error
@@ -266,6 +268,7 @@ public final class CopyOnWriteMemory: InstantMemory, CopyablePages {
             for unit in state.parked { units.setDirty(unit..<unit + 1, true) }
             return state.parked
         }
+        joinCopier()
         slots.trim(to: Self.keptCopies)
         for unit in parked { release(unit..<unit + 1, trap) }
     }

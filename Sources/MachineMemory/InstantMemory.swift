@@ -15,6 +15,8 @@ public enum InstantMethod: String, Sendable, CaseIterable {
     /// Pages are saved ahead of the instant, and again when they are written; in the stop the rest is copied. Writers
     /// never wait; the stop includes a scan of the page tables (a millisecond for each GiB), and pages that are written all the time are copied in it.
     case copyAhead
+    /// The latter where that gains on the writers, the former, of all pages, where it does not.
+    case adaptive
 }
 
 /// One memory's part of checkpoints. The calls of one checkpoint come in the order `prepare`, `mark`, `save`, `finish`; `cancel` at any point.

@@ -80,6 +80,7 @@ struct UnitIndex: Quantity {
     /// True for the one caller that has to secure the original now, and then settles it.
     func claim(_ unit: Int) -> Bool { unsafe ck_claim(claims + unit) }
     func settle(_ unit: Int) { unsafe ck_settle(claims + unit) }
+    func isUnclaimed(_ unit: Int) -> Bool { unsafe ck_is_unclaimed(claims + unit) }
     func isSettled(_ unit: Int) -> Bool { unsafe ck_is_settled(claims + unit) }
 
     /// Waits until somebody else has secured it.

@@ -9,24 +9,6 @@ import StoreTesting
 import Testing
 import Units
 
-/// A store in shared memory that goes when the test is over.
-final class ScratchStore: Sendable {
-    let folder: String
-    let store: CheckpointStore
-
-    init(_ size: ByteCount = .mebibytes(64)) throws {
-        folder = NSTemporaryDirectory() + "ckstore-" + UUID().uuidString
-        try FileManager.default.createDirectory(
-            atPath: folder, withIntermediateDirectories: false, attributes: [.posixPermissions: 0o700])
-        store = try CheckpointStore.create(on: try createMedium(try Locator(folder + "/store.ck"), size: size, force: false))
-    }
-
-    deinit {
-        store.close()
-        try? FileManager.default.removeItem(atPath: folder)
-    }
-}
-
 /// A record of a machine with one block of memory of that many pages.
 func sampleRecord(pages: UInt64 = 4) -> MachineRecord {
     MachineRecord(

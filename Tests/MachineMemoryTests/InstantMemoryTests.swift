@@ -12,12 +12,13 @@ import Units
 @Suite(.serialized) struct InstantMemoryTests {
     /// Which method, with which options.
     enum Variant: String, CaseIterable {
-        case copyOnWrite, protectedInTheStop, nothingKept, fewCopies, singlePages, twoFaultThreads, copyAhead
+        case copyOnWrite, protectedInTheStop, nothingKept, fewCopies, singlePages, twoFaultThreads, copyAhead, adaptive
 
         func make(_ memory: GuestMemory) throws(EngineError) -> any InstantMemory {
             var options = CopyOnWriteMemory.Options()
             switch self {
             case .copyAhead: return try CopyAheadMemory(memory)
+            case .adaptive: return try AdaptiveMemory(memory)
             case .copyOnWrite: break
             case .protectedInTheStop: options.mostRounds = 0
             case .nothingKept: options.keepsProtection = false

@@ -18,4 +18,6 @@ static inline void ck_settle(uint8_t *state) { __atomic_store_n(state, CK_SETTLE
 
 static inline bool ck_is_settled(const uint8_t *state) { return __atomic_load_n(state, __ATOMIC_ACQUIRE) == CK_SETTLED; }
 
+static inline bool ck_is_unclaimed(const uint8_t *state) { return __atomic_load_n(state, __ATOMIC_ACQUIRE) == CK_UNCLAIMED; }
+
 #endif
