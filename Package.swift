@@ -20,7 +20,7 @@ let package = Package(
         .library(name: "StoreFormat", targets: ["StoreFormat", "PageCodec", "Units"]),
         .library(name: "CKStoreC", type: .dynamic, targets: ["CKStoreC"]),
         // What every engine shares, and QEMU's engine, for programs that take checkpoints themselves.
-        .library(name: "CheckpointCore", targets: ["CheckpointCore", "MachineMemory", "LiveCheckpoint"]),
+        .library(name: "CheckpointCore", targets: ["CheckpointCore", "MachineMemory", "VirtualDisks", "LiveCheckpoint"]),
         .library(name: "QEMUEngine", targets: ["QEMUEngine"]),
         .library(name: "MigrationStream", targets: ["MigrationStream", "CheckpointCore", "Units"]),
         // The plugin that nbdkit loads to log a disk's writes.
@@ -65,10 +65,16 @@ let package = Package(
         .target(
             name: "MachineMemory", dependencies: ["CheckpointCore", "CLiveMemory", "CLinux", "Threading", "Units"],
             swiftSettings: strict),
+        // Virtual disks: requests in order, copy-on-write overlays, checkpoints of a disk in use.
+        .target(
+            name: "VirtualDisks",
+            dependencies: ["MachineMemory", "CheckpointCore", "PageCodec", "CLinux", "Threading", "Units"],
+            swiftSettings: strict),
         // Checkpoints of machines and programs that run in this process.
         .target(
             name: "LiveCheckpoint",
-            dependencies: ["MachineMemory", "CheckpointCore", "StoreFormat", "Threading", "Units"], swiftSettings: strict),
+            dependencies: ["VirtualDisks", "MachineMemory", "CheckpointCore", "StoreFormat", "Threading", "Units"],
+            swiftSettings: strict),
         // QEMU's monitor.
         .target(name: "QMP", dependencies: ["CheckpointCore", "CLinux", "Threading"], swiftSettings: strict),
         // QEMU's migration stream: bytes to pages and back, no I/O.
@@ -164,7 +170,7 @@ let package = Package(
         .testTarget(
             name: "LiveCheckpointTests",
             dependencies: [
-                "LiveCheckpoint", "MachineMemory", "CheckpointCore", "CheckpointStore", "StoreFormat", "FaultHarness", "StoreTesting",
+                "LiveCheckpoint", "VirtualDisks", "MachineMemory", "CheckpointCore", "CheckpointStore", "StoreFormat", "FaultHarness", "StoreTesting",
                 "Media", "Threading", "Units",
             ],
             swiftSettings: strict),

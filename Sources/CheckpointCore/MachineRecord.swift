@@ -19,6 +19,8 @@ public struct MachineRecord: Codable, Sendable, Equatable {
         case background
         /// Guest memory mapped and tracked from outside.
         case external
+        /// Memory and disks copied on write by the process that runs the machine.
+        case copyOnWrite
         /// The machine was paused already.
         case paused
     }
@@ -79,7 +81,7 @@ public struct MachineRecord: Codable, Sendable, Equatable {
 
     public var version: Int
     public var engine: Engine
-    /// "qemu".
+    /// "qemu", "ckstore-reference".
     public var hypervisor: String
     /// "7.2.22".
     public var hypervisorVersion: String

@@ -82,10 +82,19 @@ extension CopyOnWriteMemory {
         state.report.copiedPages += memory.pagesPerUnit
     }
 
+    /// Notes that pages are about to be written by somebody whose writes don't trap: the next checkpoint wants them. Their originals for the
+    /// one under way are `preserve`'s affair.
+    public func noteWrite(_ pages: Range<PageIndex>) {
+        let trap = requireTrap()
+        state.withLock { state in
+            let range = units.units(of: pages)
+            // Released, so that the machine does not fault as well; during a checkpoint originals come first.
+            if state.phase == .copying { units.setDirty(range, true) } else { releaseDirty(range, trap, &state) }
+        }
+    }
+
     /// Forces the faults that writes to these pages would have [816]: for writes that don't trap, such as those of devices. Returns when
-    /// they may be written. The pages count as written from here on. Waits where there is no room for copies.
-    ///
-    /// Between checkpoints it only notes that the pages are written.
+    /// they may be written. The pages count as written from here on. Waits where there is no room for copies. Between checkpoints: `noteWrite`.
     public func preserve(_ pages: Range<PageIndex>) {
         let trap = requireTrap()
         for unit in units.units(of: pages) {
@@ -104,18 +113,21 @@ extension CopyOnWriteMemory {
     /// Whether a page's original was copied aside because somebody wrote the page [815].
     public func wasCopied(_ page: PageIndex) -> Bool { state.withLock { _ in units.slot(of: units.unit(of: page)) != nil } }
 
-    /// Changes a part of the checkpoint's copy of one page: what a device delivered after the copy was made [815].
+    /// Hands over the checkpoint's copies of some pages, to be changed to what a device delivered after they were made [815]: for each page that was
+    /// copied aside its bytes, ascending. `body` is called once, under a lock: it must neither wait nor touch protected memory.
     ///
-    /// - Parameter offset: within the page.
-    /// - Precondition: `wasCopied(page)`, and the page has not been saved: reads that were pending are waited for before saving [822].
-    public func patchCopy(_ page: PageIndex, at offset: Int, _ bytes: UnsafeRawBufferPointer) {
-        let unit = units.unit(of: page)
+    /// - Precondition: the pages have not been saved: reads that were pending are waited for before saving [822].
+    public func withCopies(of pages: Range<PageIndex>, _ body: ([PageCopy]) -> Void) {
         state.withLock { _ in
-            guard let slot = units.slot(of: unit) else { preconditionFailure("only copies are changed") }
-            let start = (page - units.pages(of: unit..<unit + 1).lowerBound).bytes.int + offset
-            precondition(offset >= 0 && offset + bytes.count <= pageSize, "within the page")
-            let all = unsafe slots.bytes(of: slot)
-            unsafe UnsafeMutableRawBufferPointer(rebasing: all[start..<start + bytes.count]).copyMemory(from: bytes)
+            var copies: [PageCopy] = []
+            for index in pages.lowerBound.rawValue..<pages.upperBound.rawValue {
+                let page = PageIndex(index)
+                let unit = units.unit(of: page)
+                guard let slot = units.slot(of: unit) else { continue }
+                let start = (page - units.pages(of: unit..<unit + 1).lowerBound).bytes.int
+                unsafe copies.append(PageCopy(page, unsafe UnsafeMutableRawBufferPointer(rebasing: slots.bytes(of: slot)[start..<start + pageSize])))
+            }
+            body(copies)
         }
     }
 
@@ -138,5 +150,17 @@ extension CopyOnWriteMemory {
             state.parked = waiting
         }
         state.wake()
+    }
+}
+
+/// The checkpoint's copy of a page.
+@safe public struct PageCopy {
+    public let page: PageIndex
+    /// 4096 bytes.
+    public let bytes: UnsafeMutableRawBufferPointer
+
+    init(_ page: PageIndex, _ bytes: UnsafeMutableRawBufferPointer) {
+        self.page = page
+        unsafe self.bytes = bytes
     }
 }

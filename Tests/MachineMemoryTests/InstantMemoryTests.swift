@@ -159,8 +159,12 @@ import Units
             guard !instant.wasCopied(PageIndex(7)) else { throw TestFailure("copied without a write") }
             unsafe memory.bytes[7 * pageSize + 4000] = 2
             guard instant.wasCopied(PageIndex(7)), !instant.wasCopied(PageIndex(8)) else { throw TestFailure("the write's page alone is copied") }
-            let read = [UInt8](repeating: 5, count: 512)
-            unsafe read.withUnsafeBytes { unsafe instant.patchCopy(PageIndex(7), at: 512, $0) }
+            var copied: [PageIndex] = []
+            instant.withCopies(of: PageIndex(6)..<PageIndex(9)) { copies in
+                copied = copies.map(\.page)
+                for copy in copies { unsafe memset(copy.bytes.baseAddress! + 512, 5, 512) }
+            }
+            guard copied == [PageIndex(7)] else { throw TestFailure("copies of pages \(copied)") }
             // A new read: its page is copied first, so that the checkpoint does not see it.
             instant.preserve(PageIndex(20)..<PageIndex(21))
             unsafe memory.deviceBytes[20 * pageSize] = 6
