@@ -15,6 +15,7 @@ let package = Package(
     name: "ckstore",
     products: [
         .executable(name: "ckstore", targets: ["ckstore"]),
+        .executable(name: "table-example", targets: ["TableExample"]),
         .library(name: "CheckpointStore", targets: ["CheckpointStore"]),
         // The format alone, for tools and fuzzers that need no engine.
         .library(name: "StoreFormat", targets: ["StoreFormat", "PageCodec", "Units"]),
@@ -43,6 +44,8 @@ let package = Package(
         // The memory of other processes: descriptors taken over, userfaultfd, page scans.
         .target(name: "CLiveMemory", cSettings: shim),
         .target(name: "CNBDLog", cSettings: shim),
+        // What the bench compares checkpoints of memory with.
+        .target(name: "CLiveBench", dependencies: ["CLZ4"], cSettings: shim),
 
         // Layers, lowest first; imports point only downward.
         .target(name: "Units", swiftSettings: strict),
@@ -112,9 +115,17 @@ let package = Package(
             name: "ckstore",
             dependencies: [
                 "CheckpointStore", "Media", "Units", "PageCodec", "StoreFormat", "CLinux",
-                "CheckpointCore", "QMP", "MigrationStream", "LiveMemory", "DiskCapture", "QEMUEngine", "Threading",
+                "CheckpointCore", "MachineMemory", "LiveCheckpoint", "CLiveBench", "QMP", "MigrationStream", "LiveMemory", "DiskCapture", "QEMUEngine", "Threading",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
+            ],
+            swiftSettings: strict),
+        // How a program keeps checkpoints of its memory.
+        .executableTarget(
+            name: "TableExample",
+            dependencies: [
+                "LiveCheckpoint", "MachineMemory", "CheckpointCore", "CheckpointStore", "Media", "Threading", "Units",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             swiftSettings: strict),
 

@@ -28,6 +28,11 @@ public final class CopyAheadMemory: InstantMemory, CopyablePages {
     /// So little is copied in the stop without another round: about 0.3 ms.
     private static let fewPages = PageCount(512)
     private static let mostRounds = 8
+    /// From so many on it is worth asking first how hard they are written: 64 MiB.
+    private static let manyPages = PageCount(16384)
+    private static let probeMilliseconds: UInt64 = 5
+    /// About half of what two processors save at best.
+    private static let pagesSavedPerMillisecond: UInt64 = 125
     /// Room that is provided before the stop at most: 128 MiB.
     private static let mostRoom = PageCount(16384)
 
@@ -55,6 +60,13 @@ public final class CopyAheadMemory: InstantMemory, CopyablePages {
             pages = try scan().union(before)
         }
         want(pages)
+        if pages.count > Self.manyPages {
+            let (written, isHard) = try probe()
+            pages = pages.union(written)
+            want(pages)
+            // Saving ahead would not gain on the writers: nothing is saved twice in vain.
+            guard !isHard else { return leave(pages) }
+        }
         // What is written while a round is saved is the next round's.
         for _ in 0..<Self.mostRounds where pages.count > Self.fewPages {
             try PageSaver(self, into: region).save(pages, workers: workers) { _ in }
@@ -65,7 +77,19 @@ public final class CopyAheadMemory: InstantMemory, CopyablePages {
             pages = written
             guard isShrinking else { break }
         }
-        let rest = pages
+        leave(pages)
+    }
+
+    /// What is written within some milliseconds, and whether that is more than could be saved meanwhile.
+    private func probe() throws(EngineError) -> (written: PageRanges, isHard: Bool) {
+        let before = try scan()
+        want(before)
+        usleep(UInt32(Self.probeMilliseconds * 1000))
+        let written = try scan()
+        return (before.union(written), written.count.rawValue > Self.pagesSavedPerMillisecond * Self.probeMilliseconds)
+    }
+
+    private func leave(_ rest: PageRanges) {
         state.withLock { state in
             state.rest = rest
             // What is left, and some for what is written until the stop; more of it than that is not copied by those who know better.
