@@ -182,7 +182,7 @@ let package = Package(
             name: "LiveCheckpointTests",
             dependencies: [
                 "LiveCheckpoint", "VirtualDisks", "MachineMemory", "CheckpointCore", "CheckpointStore", "StoreFormat", "FaultHarness", "StoreTesting",
-                "Media", "Threading", "Units",
+                "Media", "CLinux", "Threading", "Units",
             ],
             swiftSettings: strict),
         .testTarget(

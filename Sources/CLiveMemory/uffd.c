@@ -72,6 +72,64 @@ int ck_uffd_register(int fd, uint64_t start, uint64_t length) {
     return -EINVAL;
 }
 
+int ck_uffd_begin_missing(int fd) {
+    struct uffdio_api api = {
+        .api = UFFD_API,
+        .features = UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_THREAD_ID};
+    return control(fd, UFFDIO_API, &api);
+}
+
+int ck_uffd_register_missing(int fd, uint64_t start, uint64_t length) {
+    struct uffdio_register range = {.range = {start, length}, .mode = UFFDIO_REGISTER_MODE_MISSING};
+    return control(fd, UFFDIO_REGISTER, &range);
+}
+
+/* One unit: 0 also when it is there already. */
+static int provide(int fd, uint64_t start, const void *from, uint64_t length) {
+    for (;;) {
+        int result;
+        if (from) {
+            struct uffdio_copy copy = {
+                .dst = start, .src = (uint64_t)(uintptr_t)from, .len = length, .mode = UFFDIO_COPY_MODE_DONTWAKE};
+            result = ioctl(fd, UFFDIO_COPY, &copy);
+        } else {
+            struct uffdio_zeropage zero = {.range = {start, length}, .mode = UFFDIO_ZEROPAGE_MODE_DONTWAKE};
+            result = ioctl(fd, UFFDIO_ZEROPAGE, &zero);
+        }
+        if (result == 0 || errno == EEXIST) return 0;
+        if (errno != EAGAIN && errno != EINTR) return -errno;
+        sched_yield();
+    }
+}
+
+int ck_uffd_provide(int fd, uint64_t start, const void *from, uint64_t length, uint64_t unit) {
+    /* By units: a call that meets a page that is there ends in the middle. */
+    for (uint64_t done = 0; done < length; done += unit) {
+        int error = provide(fd, start + done, from ? (const char *)from + done : NULL, unit);
+        if (error) return error;
+    }
+    return 0;
+}
+
+/* Of newer kernels than the headers. */
+struct poison_argument {
+    struct uffdio_range range;
+    uint64_t mode;
+    int64_t updated;
+};
+#define POISON_REQUEST _IOWR(UFFDIO, 0x08, struct poison_argument)
+
+int ck_uffd_poison(int fd, uint64_t start, uint64_t length, uint64_t unit) {
+    for (uint64_t done = 0; done < length; done += unit) {
+        struct poison_argument poison = {.range = {start + done, unit}};
+        while (ioctl(fd, POISON_REQUEST, &poison) < 0) {
+            if (errno == EEXIST) break;
+            if (errno != EAGAIN && errno != EINTR) return -errno;
+        }
+    }
+    return 0;
+}
+
 int ck_uffd_unregister(int fd, uint64_t start, uint64_t length) {
     struct uffdio_range range = {start, length};
     return control(fd, UFFDIO_UNREGISTER, &range);
@@ -87,7 +145,7 @@ int ck_uffd_wake(int fd, uint64_t start, uint64_t length) {
     return control(fd, UFFDIO_WAKE, &range);
 }
 
-int ck_uffd_read_faults(int fd, struct ck_write_fault *faults, int capacity) {
+int ck_uffd_read_faults(int fd, struct ck_fault_message *faults, int capacity) {
     struct uffd_msg messages[16];
     if (capacity > 16) capacity = 16;
     for (;;) {
@@ -99,7 +157,7 @@ int ck_uffd_read_faults(int fd, struct ck_write_fault *faults, int capacity) {
         int count = 0;
         for (int i = 0; i < (int)((size_t)got / sizeof *messages); i++) {
             if (messages[i].event != UFFD_EVENT_PAGEFAULT) continue;
-            faults[count++] = (struct ck_write_fault){
+            faults[count++] = (struct ck_fault_message){
                 .address = messages[i].arg.pagefault.address, .thread = messages[i].arg.pagefault.feat.ptid};
         }
         return count;
@@ -107,7 +165,7 @@ int ck_uffd_read_faults(int fd, struct ck_write_fault *faults, int capacity) {
 }
 
 int ck_uffd_read(int fd, uint64_t *addresses, int capacity) {
-    struct ck_write_fault faults[16];
+    struct ck_fault_message faults[16];
     int count = ck_uffd_read_faults(fd, faults, capacity < 16 ? capacity : 16);
     for (int i = 0; i < count; i++) addresses[i] = faults[i].address;
     return count;

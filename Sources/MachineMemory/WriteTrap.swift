@@ -152,7 +152,7 @@ public final class WriteTrap: Sendable {
     }
 
     private func answer(_ follower: inout ProcessorFollower) throws(EngineError) {
-        var faults = InlineArray<16, ck_write_fault>(repeating: ck_write_fault())
+        var faults = InlineArray<16, ck_fault_message>(repeating: ck_fault_message())
         var span = faults.mutableSpan
         let count = unsafe span.withUnsafeMutableBufferPointer {
             unsafe ck_uffd_read_faults(userfault.number, $0.baseAddress!, Int32($0.count))

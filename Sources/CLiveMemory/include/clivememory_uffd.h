@@ -35,13 +35,22 @@ int ck_uffd_wake(int fd, uint64_t start, uint64_t length);
 /* Reads up to `capacity` addresses of write faults. Returns how many; 0: none are waiting. */
 int ck_uffd_read(int fd, uint64_t *addresses, int capacity);
 
-/* A write fault: where, and which thread waits. */
-struct ck_write_fault {
+/* Registers a range whose missing pages are provided when they are touched. */
+int ck_uffd_register_missing(int fd, uint64_t start, uint64_t length);
+/* The handshake for that. */
+int ck_uffd_begin_missing(int fd);
+/* Provides missing pages, from `from` or, when that is null, zero; pages that are there already stay as they are. Nobody is woken. */
+int ck_uffd_provide(int fd, uint64_t start, const void *from, uint64_t length, uint64_t unit);
+/* From now on missing pages end whoever touches them by SIGBUS; pages that are there stay. -EINVAL: the kernel is older than 6.6. */
+int ck_uffd_poison(int fd, uint64_t start, uint64_t length, uint64_t unit);
+
+/* A fault: where, and which thread waits. */
+struct ck_fault_message {
     uint64_t address;
     uint32_t thread;
 };
-/* Reads up to `capacity` write faults of a descriptor that ck_uffd_begin_own was called for. Returns how many; 0: none are waiting. */
-int ck_uffd_read_faults(int fd, struct ck_write_fault *faults, int capacity);
+/* Reads up to `capacity` faults of a descriptor that ck_uffd_begin_own or ck_uffd_begin_missing was called for. Returns how many; 0: none are waiting. */
+int ck_uffd_read_faults(int fd, struct ck_fault_message *faults, int capacity);
 
 /* The processor on which a thread of this process ran last, by /proc; negative when that can't be told. */
 int ck_thread_processor(uint32_t thread);
