@@ -31,9 +31,6 @@ public final class AdaptiveMemory: InstantMemory {
     private let way: Lock<Way>
     private let lastReport = Lock(InstantReport())
 
-    /// More than this is not copied in a stop: it would take some 3 ms.
-    private static let mostStopPages = PageCount(4096)
-
     /// Registers the memory with the kernel.
     /// - Parameter options: for memory that is written too hard to be saved ahead.
     /// - Throws: `.unsupported`, `.permission`, `.busy`. Kernels that can't note writes by themselves (before Linux 6.7) are no reason: all
@@ -62,7 +59,7 @@ public final class AdaptiveMemory: InstantMemory {
         }
         let instant = instant()
         try instant.prepare(isFull: isFull, into: region, hasParent: hasParent, workers: workers)
-        guard let ahead = instant as? CopyAheadMemory, ahead.restPages > Self.mostStopPages else { return }
+        guard let ahead = instant as? CopyAheadMemory, ahead.restPages > CopyAheadMemory.roomInStop else { return }
         // What was saved ahead is not lost: pages that have not changed since are found to be equal.
         var hard = options
         hard.keepsProtection = false

@@ -19,6 +19,13 @@ public final class CopyAheadMemory: InstantMemory, CopyablePages {
         var rest = PageRanges()
         var copied = Handed(CopiedPages(room: PageCount(1)))
         var report = InstantReport()
+        /// What was found in the stop: joined with `wanted` later, since sorting takes its time.
+        var writtenInStop = PageRanges()
+
+        mutating func joinStop() {
+            wanted = wanted.union(writtenInStop)
+            writtenInStop = PageRanges()
+        }
     }
 
     public let memory: GuestMemory
@@ -28,6 +35,8 @@ public final class CopyAheadMemory: InstantMemory, CopyablePages {
     /// So little is copied in the stop without another round: about 0.3 ms.
     private static let fewPages = PageCount(512)
     private static let mostRounds = 8
+    /// What may be copied in a stop, in about 3 ms; beyond that `AdaptiveMemory` protects pages instead.
+    static let roomInStop = PageCount(4096)
     /// From so many on it is worth asking first how hard they are written: 64 MiB.
     private static let manyPages = PageCount(16384)
     private static let probeMilliseconds: UInt64 = 5
@@ -48,6 +57,7 @@ public final class CopyAheadMemory: InstantMemory, CopyablePages {
     public func prepare(isFull: Bool, into region: any RegionSink, hasParent: Bool, workers: Int) throws(EngineError) {
         let before = state.withLock { state in
             state.report = InstantReport()
+            state.joinStop()
             return state.wanted
         }
         var pages: PageRanges
@@ -75,7 +85,8 @@ public final class CopyAheadMemory: InstantMemory, CopyablePages {
             state.withLock { $0.report.rounds += 1 }
             let isShrinking = written.count.rawValue < pages.count.rawValue - pages.count.rawValue / 8
             pages = written
-            guard isShrinking else { break }
+            // A few that come again and again are copied in the stop; they may still become fewer.
+            guard isShrinking || pages.count <= Self.roomInStop else { break }
         }
         leave(pages)
     }
@@ -103,21 +114,24 @@ public final class CopyAheadMemory: InstantMemory, CopyablePages {
     public func mark(pending: PageRanges) throws(EngineError) {
         precondition(pending.isEmpty, "reads under way at the instant need copy on write")
         let written = try scan()
-        want(written)
         try state.withLock { state throws(EngineError) in
+            state.writtenInStop = written
             let rest = state.rest.union(written)
             try state.copied.value.take(rest, of: self)
             state.report.stopPages = rest.count
             state.report.copiedPages = rest.count
             state.report.mostCopies = rest.count
-            state.report.wantedPages = state.wanted.count
         }
     }
 
     public func save(
         into region: any RegionSink, hasParent: Bool, workers: Int, progress: @escaping @Sendable (PageCount, PageCount) -> Void
     ) throws(EngineError) {
-        let copied = state.withLock { $0.copied }
+        let copied = state.withLock { state in
+            state.joinStop()
+            state.report.wantedPages = state.wanted.count
+            return state.copied
+        }
         try copied.value.save(to: region)
         progress(copied.value.count, copied.value.count)
     }
@@ -125,6 +139,7 @@ public final class CopyAheadMemory: InstantMemory, CopyablePages {
     public func finish() {
         state.withLock { state in
             state.wanted = PageRanges()
+            state.writtenInStop = PageRanges()
             state.rest = PageRanges()
             state.copied = Handed(CopiedPages(room: PageCount(1)))
         }

@@ -53,6 +53,8 @@ public final class CopyOnWriteMemory: InstantMemory, CopyablePages {
         /// Nothing has been protected yet, or nothing is kept protected: what is dirty is not known.
         var isUntracked = true
         var wanted = PageRanges()
+        /// What the stop has added to it: joined later, since sorting takes its time.
+        var wantedInStop = PageRanges()
         /// Pages that stay zero in a memory that was not tracked: the store has to be told.
         var zeros = PageRanges()
         var windows: FaultWindows
@@ -60,6 +62,15 @@ public final class CopyOnWriteMemory: InstantMemory, CopyablePages {
         var parked: [Int] = []
         var report = InstantReport()
         var failure: EngineError?
+
+        mutating func allWanted() -> PageRanges {
+            if !wantedInStop.isEmpty {
+                wanted = wanted.union(wantedInStop)
+                wantedInStop = PageRanges()
+            }
+            report.wantedPages = wanted.count
+            return wanted
+        }
     }
 
     public let memory: GuestMemory
@@ -138,6 +149,7 @@ public final class CopyOnWriteMemory: InstantMemory, CopyablePages {
             state.phase = .preparing
             state.report = InstantReport()
             state.wanted = PageRanges()
+            state.wantedInStop = PageRanges()
             state.zeros = PageRanges()
             return state.isUntracked
         }
@@ -219,15 +231,12 @@ public final class CopyOnWriteMemory: InstantMemory, CopyablePages {
                 let wanted = isUnprepared ? pending : PageRanges(dirty).union(pending)
                 let whole = wanted.wholeUnits(of: memory.pagesPerUnit.int)
                 for range in whole.ranges { units.want(units.units(of: range)) }
-                state.wanted = state.wanted.union(whole)
+                state.wantedInStop = whole
                 state.phase = .copying
                 state.isUntracked = false
                 return PageRanges(dirty)
             }
-            state.withLock { state in
-                state.report.stopPages = dirty.count
-                state.report.wantedPages = state.wanted.count
-            }
+            state.withLock { $0.report.stopPages = dirty.count }
             startCopyingAhead()
         } catch {
             cancel()
@@ -236,10 +245,10 @@ public final class CopyOnWriteMemory: InstantMemory, CopyablePages {
     }
 
     /// The pages that the checkpoint wants, from `mark` on; all others are the last checkpoint's.
-    public var wantedPages: PageRanges { state.withLock { $0.wanted } }
+    public var wantedPages: PageRanges { state.withLock { $0.allWanted() } }
 
     /// Pages that are known to be zero without having been looked at, where `prepare` was the first or asked for all: the checkpoint's, less what it wants.
-    public var untouchedPages: PageRanges { state.withLock { $0.zeros.subtracting($0.wanted) } }
+    public var untouchedPages: PageRanges { state.withLock { $0.zeros.subtracting($0.allWanted()) } }
 
     /// The checkpoint is complete: clears the marks [828]. What was written since the instant stays dirty for the next one.
     public func finish() throws(EngineError) {
@@ -254,7 +263,7 @@ public final class CopyOnWriteMemory: InstantMemory, CopyablePages {
         let trap = self.trap.withLock { $0 }
         // Faults are answered under the lock: from here on nobody copies. Those that wait for room go on.
         let parked: [Int] = state.withLock { state in
-            for range in state.wanted.ranges {
+            for range in state.allWanted().ranges {
                 for unit in units.units(of: range) {
                     if let slot = units.slot(of: unit) { slots.giveBack(slot) }
                 }
