@@ -1,0 +1,119 @@
+// A disk in memory whose requests are carried out when, and in whatever order, a test wants.
+//
+// Invariants:
+// - Overlapping requests are carried out in the order of their submission; others in any order.
+// - Completions come on the disk's own thread.
+
+import CheckpointCore
+import FaultHarness
+import Glibc
+import ReferenceMachine
+import Threading
+import Units
+
+/// A disk that shuffles, holds and fails requests.
+final class TestDisk: DMADisk {
+    let byteLength: ByteCount
+    private let state: Lock<State>
+    private let thread = Lock<PlainThread?>(nil)
+
+    private struct Request {
+        var operation: DiskOperation
+        var range: Range<Int>
+        var buffer: DMABuffer?
+        var completion: @Sendable (Result<Void, EngineError>) -> Void
+    }
+    private struct State {
+        var content: [UInt8]
+        var random: SeededGenerator
+        var waiting: [Request] = []
+        var isHeld = false
+        var fails = false
+        var isBusy = false
+        var isClosed = false
+        var submitted = 0
+    }
+
+    init(_ content: [UInt8], seed: UInt64) {
+        byteLength = ByteCount(content.count)
+        state = Lock(State(content: content, random: SeededGenerator(seed: seed)))
+        thread.withLock { $0 = PlainThread { self.serve() }! }
+    }
+
+    var content: [UInt8] { state.withLock { $0.content } }
+    var submittedCount: Int { state.withLock { $0.submitted } }
+    var waitingCount: Int { state.withLock { $0.waiting.count } }
+
+    /// While held, requests wait.
+    func setHeld(_ isHeld: Bool) {
+        state.withLock { $0.isHeld = isHeld }
+        state.wake()
+    }
+
+    /// What is carried out from now on fails.
+    func setFails(_ fails: Bool) { state.withLock { $0.fails = fails } }
+
+    /// Waits until nothing is waiting.
+    func drain() { state.waitFor { $0.waiting.isEmpty && !$0.isBusy ? () : nil } }
+
+    func close() {
+        state.withLock { state in
+            state.isClosed = true
+            state.isHeld = false
+        }
+        state.wake()
+        thread.withLock { $0 }?.join()
+    }
+
+    func submit(
+        _ operation: DiskOperation, at offset: ByteCount, _ buffer: DMABuffer?,
+        completion: @escaping @Sendable (Result<Void, EngineError>) -> Void
+    ) {
+        let range = offset.int..<offset.int + (buffer?.byteCount.int ?? 0)
+        state.withLock { state in
+            state.submitted += 1
+            state.waiting.append(Request(operation: operation, range: range, buffer: buffer, completion: completion))
+        }
+        state.wake()
+    }
+
+    private func serve() {
+        while true {
+            let next: (Request, Bool)?? = state.waitFor { state in
+                if state.waiting.isEmpty || state.isHeld { return state.isClosed ? .some(nil) : nil }
+                let request = state.takeOne()
+                state.isBusy = true
+                if !state.fails { state.carryOut(request) }
+                return (request, state.fails)
+            }
+            guard case .some(.some((let request, let fails))) = next else { return }
+            request.completion(fails ? .failure(EngineError(.ioFailed, "the test wants it so")) : .success(()))
+            let pause = state.withLock { state in
+                state.isBusy = false
+                return state.random.below(300)
+            }
+            state.wake()
+            // Requests pile up now and then.
+            usleep(UInt32(pause))
+        }
+    }
+}
+
+extension TestDisk.State {
+    /// One of the requests that no earlier one overlaps.
+    fileprivate mutating func takeOne() -> TestDisk.Request {
+        let ready = waiting.indices.filter { index in
+            waiting[..<index].allSatisfy { !$0.range.overlaps(waiting[index].range) || ($0.operation == .read && waiting[index].operation == .read) }
+        }
+        return waiting.remove(at: ready[random.below(ready.count)])
+    }
+
+    fileprivate mutating func carryOut(_ request: TestDisk.Request) {
+        guard let buffer = request.buffer else { return }
+        if request.operation == .read {
+            unsafe buffer.bytes.copyBytes(from: content[request.range])
+        } else {
+            unsafe content.replaceSubrange(request.range, with: buffer.bytes)
+        }
+    }
+}
