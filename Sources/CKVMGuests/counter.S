@@ -6,8 +6,8 @@
 .section .rodata
 .globl ck_guest_counter, ck_guest_counter_end, ck_guest_echo, ck_guest_echo_end
 
-/* rbx: random number; rbp: digest; xmm1: sum of the digests after each stage, so that the registers for floating point count as well;
- * r10: stages done; r12: this processor's part; r13: its size as a mask; r14: stages to do; r15: rounds in a stage. */
+/* rbx: random number; rbp: digest; xmm1: sum of the digests after each stage, so that the state of vector registers counts as well (loads
+ * and stores only: kernels that emulate guests instruction by instruction know no more of them); r10: stages done; r12: this processor's part; r13: its size as a mask; r14: stages to do; r15: rounds in a stage. */
 ck_guest_counter:
     mov r14, rdx
     mov r15, rcx
@@ -18,7 +18,10 @@ ck_guest_counter:
     seed_random r9
     xor ebp, ebp
     xor r10d, r10d
-    pxor xmm1, xmm1
+    sub rsp, 16
+    mov [rsp], rbp
+    mov [rsp + 8], rbp
+    movdqu xmm1, [rsp]
 stage:
     mov rcx, r15
 round:
@@ -31,8 +34,9 @@ round:
     dec rcx
     jnz round
 
-    movq xmm0, rbp
-    paddq xmm1, xmm0
+    movdqu [rsp], xmm1
+    add [rsp], rbp
+    movdqu xmm1, [rsp]
     /* Publish, wait for all, fold in the neighbour's. Slots of two stages: nobody is more than one stage ahead. */
     mov ecx, r10d
     and ecx, 1
@@ -62,8 +66,8 @@ quiet:
     dec r14
     jnz stage
 
-    movq rax, xmm1
-    xor rbp, rax
+    movdqu [rsp], xmm1
+    xor rbp, [rsp]
     mov [rdi * 8 + RESULTS], rbp
     lock inc qword ptr [FINISHED]
     test rdi, rdi

@@ -84,16 +84,15 @@ public final class FileDMADisk: DMADisk {
 
     private static func serve(_ queue: Lock<Queue>, _ file: OwnedDescriptor, _ path: String) {
         while true {
-            let request: Request?? = queue.waitFor { queue in
-                if queue.waiting.isEmpty { return queue.isClosed ? .some(nil) : nil }
-                return queue.waiting.removeFirst()
+            // Empty when the disk has been closed.
+            let batch: [Request] = queue.waitFor { queue in
+                if queue.waiting.isEmpty { return queue.isClosed ? [] : nil }
+                defer { queue.waiting = [] }
+                return queue.waiting
             }
-            guard case .some(.some(let request)) = request else { return }
-            do throws(EngineError) {
-                try carryOut(request, file, path)
-                request.completion(.success(()))
-            } catch {
-                request.completion(.failure(error))
+            if batch.isEmpty { return }
+            for request in batch {
+                request.completion(Result { () throws(EngineError) in try carryOut(request, file, path) })
             }
         }
     }

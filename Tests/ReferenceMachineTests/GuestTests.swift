@@ -117,7 +117,7 @@ import Units
 /// Runs `body` with a file of that content, and a way to read it.
 func withImage(_ content: [UInt8], _ body: (_ path: String, _ content: () throws -> [UInt8]) throws -> Void) throws {
     let path = "/tmp/ckstore-reference-\(getpid())-\(UInt64.random(in: 0...UInt64.max)).img"
-    defer { unlink(path) }
+    defer { unsafe unlink(path) }
     try write(content, to: path)
     try body(path) { try read(path) }
 }

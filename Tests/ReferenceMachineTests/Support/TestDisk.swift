@@ -17,13 +17,13 @@ final class TestDisk: DMADisk {
     private let state: Lock<State>
     private let thread = Lock<PlainThread?>(nil)
 
-    private struct Request {
+    fileprivate struct Request {
         var operation: DiskOperation
         var range: Range<Int>
         var buffer: DMABuffer?
         var completion: @Sendable (Result<Void, EngineError>) -> Void
     }
-    private struct State {
+    fileprivate struct State {
         var content: [UInt8]
         var random: SeededGenerator
         var waiting: [Request] = []
@@ -79,14 +79,17 @@ final class TestDisk: DMADisk {
 
     private func serve() {
         while true {
-            let next: (Request, Bool)?? = state.waitFor { state in
-                if state.waiting.isEmpty || state.isHeld { return state.isClosed ? .some(nil) : nil }
-                let request = state.takeOne()
+            // Empty when the disk has been closed.
+            let next: [Request] = state.waitFor { state in
+                if state.waiting.isEmpty || state.isHeld { return state.isClosed ? [] : nil }
                 state.isBusy = true
-                if !state.fails { state.carryOut(request) }
-                return (request, state.fails)
+                return [state.takeOne()]
             }
-            guard case .some(.some((let request, let fails))) = next else { return }
+            guard let request = next.first else { return }
+            let fails = state.withLock { state in
+                if !state.fails { state.carryOut(request) }
+                return state.fails
+            }
             request.completion(fails ? .failure(EngineError(.ioFailed, "the test wants it so")) : .success(()))
             let pause = state.withLock { state in
                 state.isBusy = false
