@@ -65,7 +65,6 @@ int ck_processor_run(int processor, void *run, struct ck_exit *exit) {
             exit->data = (uint8_t *)run + shared->io.data_offset;
             return 0;
         case KVM_EXIT_HLT: exit->kind = CK_EXIT_HALT; return 0;
-        case KVM_EXIT_INTR: return -EINTR;
         case KVM_EXIT_INTERNAL_ERROR: exit->detail = shared->internal.suberror; break;
         case KVM_EXIT_FAIL_ENTRY: exit->detail = shared->fail_entry.hardware_entry_failure_reason; break;
         case KVM_EXIT_MMIO: exit->detail = shared->mmio.phys_addr; break;

@@ -8,8 +8,16 @@
 /* Every 128th byte of a buffer is looked at and changed: enough to see which request was carried out when, at few instructions. */
 #define STRIDE 128
 
+/* On the stack: how much further than the first disk's this processor's ports are, where its requests and buffers are, rdi and rsi. */
+#define PORTS 0
+#define PLACES 8
+#define BUFFERS 16
+#define INDEX 24
+#define COUNT 32
+
 .macro set_disk port, value
     mov edx, \port
+    add edx, [rsp + PORTS]
     mov eax, \value
     out dx, eax
 .endm
@@ -21,6 +29,20 @@
 /* rbx: random number; rbp: digest; r10: request number; r12: its place in REQUESTS;
  * r13: its buffer; r14: mask of sectors; r15: how many requests there are. */
 ck_guest_disk:
+    sub rsp, 40
+    mov [rsp + INDEX], rdi
+    mov [rsp + COUNT], rsi
+    mov eax, edi
+    shl eax, 5
+    mov [rsp + PORTS], rax
+    mov r12, rdi
+    shl r12, 6
+    add r12, REQUESTS
+    mov [rsp + PLACES], r12
+    mov rax, rdi
+    shl rax, 16
+    add rax, WORK
+    mov [rsp + BUFFERS], rax
     seed_random r8
     mov r15, rdx
     lea r14, [rcx - 1]
@@ -28,7 +50,6 @@ ck_guest_disk:
     xor r10d, r10d
     /* Four places, as if a flush had just succeeded in each. */
     mov ecx, 4
-    mov r12d, REQUESTS
 empty:
     mov dword ptr [r12], 1
     mov dword ptr [r12 + 4], FLUSH
@@ -42,10 +63,10 @@ again:
     and ecx, 3
     mov r12d, ecx
     shl r12d, 4
-    add r12d, REQUESTS
+    add r12, [rsp + PLACES]
     mov r13d, ecx
     shl r13d, 14
-    add r13d, WORK
+    add r13, [rsp + BUFFERS]
 wait_for_place:
     pause
     mov eax, [r12]
@@ -105,10 +126,9 @@ counted:
     inc r10
     cmp r10, r15
     jb again
-    print_digest
-disk_done:
-    hlt
-    jmp disk_done
+    mov rdi, [rsp + INDEX]
+    mov rsi, [rsp + COUNT]
+    finish
 ck_guest_disk_end:
 
 #endif

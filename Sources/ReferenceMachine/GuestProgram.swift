@@ -32,10 +32,13 @@ public struct GuestProgram: Sendable {
         return GuestProgram(code: builtIn(CK_GUEST_COUNTER), arguments: (UInt64(stages), UInt64(roundsPerStage), partLength.rawValue, seed))
     }
 
-    /// One processor keeps four requests at the first disk under way, reads, writes and flushes that overlap, of 1 to 8 sectors, and
-    /// prints a digest of what it reads. Its buffers are the 64 KiB from `workAddress` on.
+    /// Every processor keeps four requests under way at a disk of its own, the one with its number: reads, writes and flushes that overlap,
+    /// of 1 to 8 sectors. The first one prints a digest of all that was read. Each has buffers of 64 KiB, one behind the other from
+    /// `workAddress` on.
     ///
-    /// - Parameter sectors: a power of two; the disk has at least 7 more.
+    /// - Parameters:
+    ///   - requests: of each processor.
+    ///   - sectors: a power of two; each disk has at least 7 more.
     public static func disk(requests: Int, sectors: UInt64, seed: UInt64) -> GuestProgram {
         precondition(requests > 0 && sectors.nonzeroBitCount == 1 && sectors <= 1 << 31, "at least one request; a power of two")
         return GuestProgram(code: builtIn(CK_GUEST_DISK), arguments: (UInt64(requests + diskRequestsUnderWay), sectors, seed, 0))

@@ -9,7 +9,6 @@ import CKVM
 import CLinux
 import CheckpointCore
 import Glibc
-import MachineMemory
 import Units
 
 /// The kernel's side of a machine.
@@ -19,7 +18,6 @@ import Units
     let processors: [KernelProcessor]
     /// Numbers of the registers that belong to a processor's state on this kernel.
     private let registerIndexes: [UInt32]
-    private let memory: [GuestMemory]
 
     /// - Parameter cpuid: what the guest has been told before; nil: what this host can offer.
     /// - Throws: `.notFound`, `.permission`, `.unsupported` when there is no usable /dev/kvm; `.mismatch` when this host can't offer
@@ -33,7 +31,6 @@ import Units
                     machine.number, UInt32(slot), piece.start.rawValue, piece.memory.bytes.baseAddress!, piece.memory.byteLength.rawValue),
                 "give the machine its memory", place: name)
         }
-        memory = space.pieces.map { $0.memory }
         registerIndexes = try Self.registerIndexes(kernel, name)
         if let cpuid { self.cpuid = cpuid } else { self.cpuid = try Self.hostCPUID(kernel, name) }
         var processors: [KernelProcessor] = []

@@ -50,7 +50,7 @@ extension MachineState {
     /// - Throws: `.corrupt` for anything that is no state, `.unsupported` for one of a newer version.
     init(decoding bytes: [UInt8], place: String) throws(EngineError) {
         var head = StateReader(bytes.prefix(Self.headLength), place: place)
-        guard bytes.count <= Self.maximumLength.int else { throw head.corrupt("it has \(bytes.count) bytes") }
+        guard (Self.headLength...Self.maximumLength.int).contains(bytes.count) else { throw head.corrupt("it has \(bytes.count) bytes") }
         guard try head.number() == Self.magic else { throw head.corrupt("it does not begin like one") }
         let version: UInt32 = try head.number()
         guard version == Self.version else {

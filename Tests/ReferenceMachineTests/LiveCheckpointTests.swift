@@ -51,80 +51,82 @@ private final class MemoryImage: Sendable {
     }
 }
 
-@Suite(.serialized, .needsKVM) struct LiveCheckpointTests {
-    @Test(arguments: GuestMemory.Sharing.allCases, [GuestMemory.Pages.base, .transparentHuge])
-    func `a machine that runs on while it is checkpointed does not change its checkpoint, and neither changes the machine`(
-        _ sharing: GuestMemory.Sharing, _ pages: GuestMemory.Pages
-    ) async throws {
-        let seed = printedSeed()
-        try await onPlainThread {
-            var random = SeededGenerator(seed: seed)
-            var faults = 0
-            for processors in [1, 2, 3] {
-                let memory = try Workload.memory(sharing, pages)
-                let machine = try ReferenceMachine(
-                    "live", memory: [memory], virtualCPUCount: processors, program: Workload.counter(8, 800, seed))
-                defer { machine.close() }
-                let expected = Workload.model(processors: processors, 8, 800, seed).output
-                machine.resume()
-                while true {
-                    usleep(UInt32(random.below(30_000)))
-                    if try machine.waitUntilHalted(milliseconds: 0) { break }
-                    let (saved, printed, count) = try Self.checkpoint(machine, memory)
-                    faults += count
-                    let whole = try saved.restore(sharing, seed: seed) { restored, _, _ in
-                        try restored.finish()
-                        return printed + restored.serialOutput
+extension ReferenceMachineTests {
+    @Suite(.serialized) struct LiveCheckpointTests {
+        @Test(arguments: GuestMemory.Sharing.allCases, [GuestMemory.Pages.base, .transparentHuge])
+        func `a machine that runs on while it is checkpointed does not change its checkpoint, and neither changes the machine`(
+            _ sharing: GuestMemory.Sharing, _ pages: GuestMemory.Pages
+        ) async throws {
+            let seed = printedSeed()
+            try await onPlainThread {
+                var random = SeededGenerator(seed: seed)
+                var faults = 0
+                for processors in [1, 2, 3] {
+                    let memory = try Workload.memory(sharing, pages)
+                    let machine = try ReferenceMachine(
+                        "live", memory: [memory], virtualCPUCount: processors, program: Workload.counter(8, 800, seed))
+                    defer { machine.close() }
+                    let expected = Workload.model(processors: processors, 8, 800, seed).output
+                    machine.resume()
+                    while true {
+                        usleep(UInt32(random.below(30_000)))
+                        if try machine.waitUntilHalted(milliseconds: 0) { break }
+                        let (saved, printed, count) = try Self.checkpoint(machine, memory)
+                        faults += count
+                        let whole = try saved.restore(sharing, seed: seed) { restored, _, _ in
+                            try restored.finish()
+                            return printed + restored.serialOutput
+                        }
+                        try require(String(decoding: whole, as: UTF8.self) == expected, "restored, it printed \(String(decoding: whole, as: UTF8.self))")
                     }
-                    try require(String(decoding: whole, as: UTF8.self) == expected, "restored, it printed \(String(decoding: whole, as: UTF8.self))")
+                    try require(machine.printed == expected, "the machine printed \(machine.printed), not \(expected)")
                 }
-                try require(machine.printed == expected, "the machine printed \(machine.printed), not \(expected)")
+                print("\(faults) writes of processors were trapped")
+                try require(faults > 50, "only \(faults) writes of processors were trapped, nothing was shown")
             }
-            print("\(faults) writes of processors were trapped")
-            try require(faults > 50, "only \(faults) writes of processors were trapped, nothing was shown")
         }
-    }
 
-    @Test func `a processor that waits for its page can be paused`() async throws {
-        let seed = printedSeed()
-        try await onPlainThread {
-            let memory = try Workload.memory()
-            let machine = try ReferenceMachine("waiting", memory: [memory], virtualCPUCount: 2, program: Workload.counter(3, 500, seed))
-            defer { machine.close() }
-            let waiting = Lock(Set<PageIndex>())
-            // Nothing is released before both processors have waited, and a pause was asked for.
-            let trap = try WriteTrap(memory) { page, _ in waiting.withLock { _ = $0.insert(page) } }
+        @Test func `a processor that waits for its page can be paused`() async throws {
+            let seed = printedSeed()
+            try await onPlainThread {
+                let memory = try Workload.memory()
+                let machine = try ReferenceMachine("waiting", memory: [memory], virtualCPUCount: 2, program: Workload.counter(3, 500, seed))
+                defer { machine.close() }
+                let waiting = Lock(Set<PageIndex>())
+                // Nothing is released before both processors have waited, and a pause was asked for.
+                let trap = try WriteTrap(memory) { page, _ in waiting.withLock { _ = $0.insert(page) } }
+                defer { trap.close() }
+                try trap.protect(memory.allPages)
+                machine.resume()
+                while waiting.withLock({ $0.isEmpty }) { usleep(100) }
+                let releaser = PlainThread {
+                    usleep(20_000)
+                    try! trap.release(memory.allPages)
+                }
+                machine.pause()
+                releaser?.join()
+                try trap.release(memory.allPages)
+                try machine.finish()
+                let expected = Workload.model(processors: 2, 3, 500, seed).output
+                try require(machine.printed == expected, "printed \(machine.printed), not \(expected)")
+            }
+        }
+
+        /// A checkpoint while the machine runs, compared with a copy taken while it stood still; what it had printed, and writes that waited.
+        private static func checkpoint(_ machine: ReferenceMachine, _ memory: GuestMemory) throws -> (SavedMachine, [UInt8], faults: Int) {
+            let image = MemoryImage(memory)
+            let trap = try WriteTrap(memory) { image.preserve($0, $1) }
             defer { trap.close() }
-            try trap.protect(memory.allPages)
-            machine.resume()
-            while waiting.withLock({ $0.isEmpty }) { usleep(100) }
-            let releaser = PlainThread {
-                usleep(20_000)
-                try! trap.release(memory.allPages)
-            }
             machine.pause()
-            releaser?.join()
-            try trap.release(memory.allPages)
-            try machine.finish()
-            let expected = Workload.model(processors: 2, 3, 500, seed).output
-            try require(machine.printed == expected, "printed \(machine.printed), not \(expected)")
+            try trap.protect(memory.allPages)
+            var saved = try SavedMachine(machine, memory)
+            let printed = machine.serialOutput
+            machine.resume()
+            usleep(3000)
+            try image.copyRest(trap)
+            try require(image.content == saved.memory, "the checkpoint is not the memory at the pause")
+            saved.memory = image.content
+            return (saved, printed, image.faults)
         }
-    }
-
-    /// A checkpoint while the machine runs, compared with a copy taken while it stood still; what it had printed, and writes that waited.
-    private static func checkpoint(_ machine: ReferenceMachine, _ memory: GuestMemory) throws -> (SavedMachine, [UInt8], faults: Int) {
-        let image = MemoryImage(memory)
-        let trap = try WriteTrap(memory) { image.preserve($0, $1) }
-        defer { trap.close() }
-        machine.pause()
-        try trap.protect(memory.allPages)
-        var saved = try SavedMachine(machine, memory)
-        let printed = machine.serialOutput
-        machine.resume()
-        usleep(3000)
-        try image.copyRest(trap)
-        try require(image.content == saved.memory, "the checkpoint is not the memory at the pause")
-        saved.memory = image.content
-        return (saved, printed, image.faults)
     }
 }

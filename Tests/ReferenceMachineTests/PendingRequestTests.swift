@@ -45,162 +45,164 @@ private struct Scene {
     /// The guest's status words.
     var statuses: [UInt32] { (0..<4).map { memory.word(Self.statusOffset + $0 * 16) } }
 
-    var model: DiskModel { Workload.model(Self.requests, seed, disk: Workload.diskContent(seed)) }
+    var model: (output: String, processors: [DiskModel]) { Workload.model(Self.requests, seed) }
 }
 
-@Suite(.serialized, .needsKVM) struct PendingRequestTests {
-    @Test func `while a machine is paused, its guest is not told of completions; it is when it goes on`() async throws {
-        let seed = printedSeed()
-        try await onPlainThread {
-            let scene = try Scene(seed: seed, before: 12)
-            defer { scene.close() }
-            let before = scene.statuses
-            scene.disk.setHeld(false)
-            scene.disk.drain()
-            usleep(1000)
-            try require(scene.statuses == before && before.contains(0), "status words were \(before) and are \(scene.statuses)")
-            try scene.machine.finish()
-            try require(scene.machine.printed == scene.model.output, "printed \(scene.machine.printed), not \(scene.model.output)")
-        }
-    }
-
-    @Test func `requests that were pending are completed by the restore, and never executed again`() async throws {
-        let seed = printedSeed()
-        try await onPlainThread {
-            for round in 0..<4 {
-                let scene = try Scene(seed: seed &+ UInt64(round), before: 4 + round * 6)
+extension ReferenceMachineTests {
+    @Suite(.serialized) struct PendingRequestTests {
+        @Test func `while a machine is paused, its guest is not told of completions; it is when it goes on`() async throws {
+            let seed = printedSeed()
+            try await onPlainThread {
+                let scene = try Scene(seed: seed, before: 12)
                 defer { scene.close() }
-                let submitted = scene.disk.submittedCount
-                let taken = try scene.machine.deviceState()
+                let before = scene.statuses
                 scene.disk.setHeld(false)
                 scene.disk.drain()
-                let saved = try SavedMachine(scene.machine, scene.memory, scene.disk)
-                // What was saved while the requests were under way is as good once they have succeeded.
-                for state in [saved.state, taken] {
-                    var saved = saved
-                    saved.state = state
-                    let (printed, disk, count) = try saved.restore(.shared, seed: seed) { machine, _, disk in
-                        try machine.finish()
-                        return (machine.printed, disk!.content, disk!.submittedCount)
-                    }
-                    try require(printed == scene.model.output && disk == scene.model.disk, "printed \(printed), not \(scene.model.output)")
-                    let all = try Self.submittedWithoutDisturbance(scene.seed)
-                    try require(submitted + count == all, "\(submitted) requests before, \(count) after the restore, \(all) without")
-                }
+                usleep(1000)
+                try require(scene.statuses == before && before.contains(0), "status words were \(before) and are \(scene.statuses)")
+                try scene.machine.finish()
+                try require(scene.machine.printed == scene.model.output, "printed \(scene.machine.printed), not \(scene.model.output)")
             }
         }
-    }
 
-    @Test func `a request that fails after the state was taken is restored as failed`() async throws {
-        let seed = printedSeed()
-        try await onPlainThread {
-            let scene = try Scene(seed: seed, before: 8)
-            defer { scene.close() }
-            let taken = try scene.machine.deviceState()
-            scene.machine.resume()
-            scene.disk.setFails(true)
-            scene.disk.setHeld(false)
-            var settled: [UInt8]?
-            while settled == nil {
-                do throws(EngineError) { settled = try scene.machine.settledDeviceState(taken) } catch {
-                    try require(error.code == .busy, "\(error)")
-                    scene.disk.setHeld(true)
+        @Test func `requests that were pending are completed by the restore, and never executed again`() async throws {
+            let seed = printedSeed()
+            try await onPlainThread {
+                for round in 0..<4 {
+                    let scene = try Scene(seed: seed &+ UInt64(round), before: 4 + round * 6)
+                    defer { scene.close() }
+                    let submitted = scene.disk.submittedCount
+                    let taken = try scene.machine.deviceState()
                     scene.disk.setHeld(false)
+                    scene.disk.drain()
+                    let saved = try SavedMachine(scene.machine, scene.memory, [scene.disk])
+                    // What was saved while the requests were under way is as good once they have succeeded.
+                    for state in [saved.state, taken] {
+                        var saved = saved
+                        saved.state = state
+                        let (printed, disk, count) = try saved.restore(.shared, seed: seed) { machine, _, disks in
+                            try machine.finish()
+                            return (machine.printed, disks[0].content, disks[0].submittedCount)
+                        }
+                        try require(printed == scene.model.output && disk == scene.model.processors[0].disk, "printed \(printed), not \(scene.model.output)")
+                        let all = try Self.submittedWithoutDisturbance(scene.seed)
+                        try require(submitted + count == all, "\(submitted) requests before, \(count) after the restore, \(all) without")
+                    }
                 }
             }
-            try require(settled != taken, "the failures were not recorded")
         }
-    }
 
-    @Test func `the restored guest sees the failure that the running one saw`() async throws {
-        let seed = printedSeed()
-        try await onPlainThread {
-            let scene = try Scene(seed: seed, before: 8)
-            defer { scene.close() }
-            let taken = try scene.machine.deviceState()
-            do throws(EngineError) {
-                _ = try scene.machine.settledDeviceState(taken)
-                throw EngineError(.invalidInput, "a state with pending requests is settled")
-            } catch { try require(error.code == .busy, "\(error)") }
-            scene.disk.setFails(true)
-            scene.disk.setHeld(false)
-            scene.disk.drain()
-            scene.disk.setFails(false)
-            let saved = try SavedMachine(scene.machine, scene.memory, scene.disk)
-            try scene.machine.finish()
-            try require(scene.machine.printed != scene.model.output, "the failure makes no difference")
-            let ending = Ending(scene.machine, scene.memory, scene.disk)
-            try saved.restore(.shared, seed: seed) { machine, memory, disk in
-                try machine.finish()
-                if let difference = Ending(machine, memory, disk).difference(from: ending) { throw TestFailure(difference) }
+        @Test func `a request that fails after the state was taken is restored as failed`() async throws {
+            let seed = printedSeed()
+            try await onPlainThread {
+                let scene = try Scene(seed: seed, before: 8)
+                defer { scene.close() }
+                let taken = try scene.machine.deviceState()
+                scene.machine.resume()
+                scene.disk.setFails(true)
+                scene.disk.setHeld(false)
+                var settled: [UInt8]?
+                while settled == nil {
+                    do throws(EngineError) { settled = try scene.machine.settledDeviceState(taken) } catch {
+                        try require(error.code == .busy, "\(error)")
+                        scene.disk.setHeld(true)
+                        scene.disk.setHeld(false)
+                    }
+                }
+                try require(settled != taken, "the failures were not recorded")
             }
         }
-    }
 
-    @Test func `a state is settled by the machine that it was taken of, and its last one`() async throws {
-        let seed = printedSeed()
-        try await onPlainThread {
-            let scene = try Scene(seed: seed, before: 8)
-            defer { scene.close() }
-            let old = try scene.machine.deviceState()
-            scene.disk.setHeld(false)
-            scene.machine.resume()
-            while scene.disk.submittedCount < 20 { usleep(100) }
-            scene.disk.setHeld(true)
-            usleep(10_000)
-            scene.machine.pause()
-            _ = try scene.machine.deviceState()
-            do throws(EngineError) {
-                _ = try scene.machine.settledDeviceState(old)
-                throw EngineError(.busy, "an old state was settled")
-            } catch { try require(error.code == .invalidInput, "\(error)") }
-        }
-    }
-
-    @Test func `a closed machine's memory gets no status words`() async throws {
-        let seed = printedSeed()
-        try await onPlainThread {
-            let scene = try Scene(seed: seed, before: 8)
-            defer { scene.disk.close() }
-            let before = scene.statuses
-            scene.machine.resume()
-            scene.machine.close()
-            scene.machine.close()
-            scene.disk.setHeld(false)
-            scene.disk.drain()
-            usleep(1000)
-            try require(scene.statuses == before, "status words were \(before) and are \(scene.statuses)")
-        }
-    }
-
-    @Test func `status words trap, data does not`() async throws {
-        let seed = printedSeed()
-        try await onPlainThread {
-            let scene = try Scene(seed: seed, before: 12)
-            defer { scene.close() }
-            let written = Lock(Set<PageIndex>())
-            let trap = try WriteTrap(scene.memory) { page, trap in
-                written.withLock { _ = $0.insert(page) }
-                try! trap.release(page..<page + PageCount(1))
+        @Test func `the restored guest sees the failure that the running one saw`() async throws {
+            let seed = printedSeed()
+            try await onPlainThread {
+                let scene = try Scene(seed: seed, before: 8)
+                defer { scene.close() }
+                let taken = try scene.machine.deviceState()
+                do throws(EngineError) {
+                    _ = try scene.machine.settledDeviceState(taken)
+                    throw EngineError(.invalidInput, "a state with pending requests is settled")
+                } catch { try require(error.code == .busy, "\(error)") }
+                scene.disk.setFails(true)
+                scene.disk.setHeld(false)
+                scene.disk.drain()
+                scene.disk.setFails(false)
+                let saved = try SavedMachine(scene.machine, scene.memory, [scene.disk])
+                try scene.machine.finish()
+                try require(scene.machine.printed != scene.model.output, "the failure makes no difference")
+                let ending = Ending(scene.machine, scene.memory, [scene.disk])
+                try saved.restore(.shared, seed: seed) { machine, memory, disks in
+                    try machine.finish()
+                    if let difference = Ending(machine, memory, disks).difference(from: ending) { throw TestFailure(difference) }
+                }
             }
-            defer { trap.close() }
-            try trap.protect(scene.memory.allPages)
-            scene.disk.setHeld(false)
-            scene.disk.drain()
-            usleep(1000)
-            try require(written.withLock { $0.isEmpty }, "reads trapped at \(written.withLock { $0 })")
-            try scene.machine.finish()
-            try require(written.withLock { $0.contains(PageIndex(Scene.statusOffset / 4096)) }, "the status words did not trap")
-            try require(scene.machine.printed == scene.model.output, "printed \(scene.machine.printed)")
         }
-    }
 
-    private static func submittedWithoutDisturbance(_ seed: UInt64) throws -> Int {
-        let disk = TestDisk(Workload.diskContent(seed), seed: seed)
-        defer { disk.close() }
-        let machine = try ReferenceMachine("undisturbed", memory: [try Workload.memory()], disks: [disk], program: Workload.disk(Scene.requests, seed))
-        defer { machine.close() }
-        try machine.finish()
-        return disk.submittedCount
+        @Test func `a state is settled by the machine that it was taken of, and its last one`() async throws {
+            let seed = printedSeed()
+            try await onPlainThread {
+                let scene = try Scene(seed: seed, before: 8)
+                defer { scene.close() }
+                let old = try scene.machine.deviceState()
+                scene.disk.setHeld(false)
+                scene.machine.resume()
+                while scene.disk.submittedCount < 20 { usleep(100) }
+                scene.disk.setHeld(true)
+                usleep(10_000)
+                scene.machine.pause()
+                _ = try scene.machine.deviceState()
+                do throws(EngineError) {
+                    _ = try scene.machine.settledDeviceState(old)
+                    throw EngineError(.busy, "an old state was settled")
+                } catch { try require(error.code == .invalidInput, "\(error)") }
+            }
+        }
+
+        @Test func `a closed machine's memory gets no status words`() async throws {
+            let seed = printedSeed()
+            try await onPlainThread {
+                let scene = try Scene(seed: seed, before: 8)
+                defer { scene.disk.close() }
+                let before = scene.statuses
+                scene.machine.resume()
+                scene.machine.close()
+                scene.machine.close()
+                scene.disk.setHeld(false)
+                scene.disk.drain()
+                usleep(1000)
+                try require(scene.statuses == before, "status words were \(before) and are \(scene.statuses)")
+            }
+        }
+
+        @Test func `status words trap, data does not`() async throws {
+            let seed = printedSeed()
+            try await onPlainThread {
+                let scene = try Scene(seed: seed, before: 12)
+                defer { scene.close() }
+                let written = Lock(Set<PageIndex>())
+                let trap = try WriteTrap(scene.memory) { page, trap in
+                    written.withLock { _ = $0.insert(page) }
+                    try! trap.release(page..<page + PageCount(1))
+                }
+                defer { trap.close() }
+                try trap.protect(scene.memory.allPages)
+                scene.disk.setHeld(false)
+                scene.disk.drain()
+                usleep(1000)
+                try require(written.withLock { $0.isEmpty }, "reads trapped at \(written.withLock { $0 })")
+                try scene.machine.finish()
+                try require(written.withLock { $0.contains(PageIndex(Scene.statusOffset / 4096)) }, "the status words did not trap")
+                try require(scene.machine.printed == scene.model.output, "printed \(scene.machine.printed)")
+            }
+        }
+
+        private static func submittedWithoutDisturbance(_ seed: UInt64) throws -> Int {
+            let disk = TestDisk(Workload.diskContent(seed), seed: seed)
+            defer { disk.close() }
+            let machine = try ReferenceMachine("undisturbed", memory: [try Workload.memory()], disks: [disk], program: Workload.disk(Scene.requests, seed))
+            defer { machine.close() }
+            try machine.finish()
+            return disk.submittedCount
+        }
     }
 }

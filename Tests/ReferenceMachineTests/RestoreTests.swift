@@ -11,152 +11,155 @@ import Units
 /// One of the programs that are stopped and brought back.
 private struct Case: Sendable, CustomStringConvertible {
     var processors: Int
-    /// Nil: the counter.
+    /// Of each processor, with a disk of its own; nil: the counter.
     var diskRequests: Int?
     var sharing: GuestMemory.Sharing
 
-    var description: String { diskRequests.map { "\($0) disk requests" } ?? "\(processors) processors" }
+    var description: String { "\(processors) processors, \(sharing) memory, " + (diskRequests.map { "\($0) disk requests" } ?? "counter") }
+
+    var diskCount: Int { diskRequests == nil ? 0 : processors }
 
     func program(_ seed: UInt64) -> GuestProgram { diskRequests.map { Workload.disk($0, seed) } ?? Workload.counter(6, 1500, seed) }
 
     func expectedOutput(_ seed: UInt64) -> String {
-        diskRequests.map { Workload.model($0, seed, disk: Workload.diskContent(seed)).output }
+        diskRequests.map { Workload.model($0, seed, disks: processors).output }
             ?? Workload.model(processors: processors, 6, 1500, seed).output
     }
 }
 
-@Suite(.serialized, .needsKVM) struct RestoreTests {
-    @Test func `saved, destroyed and restored again and again at random moments, a machine ends as an undisturbed one`() async throws {
-        let seed = printedSeed()
-        try await onPlainThread {
-            for (index, sharing) in (GuestMemory.Sharing.allCases + GuestMemory.Sharing.allCases).enumerated() {
-                for work in [Case(processors: 1, sharing: sharing), Case(processors: 2, sharing: sharing),
-                    Case(processors: 1, diskRequests: 150, sharing: sharing)]
-                {
-                    let seed = seed &+ UInt64(index)
-                    let undisturbed = try Self.run(work, seed)
-                    try require(String(decoding: undisturbed.output, as: UTF8.self) == work.expectedOutput(seed), "\(work): the undisturbed run is wrong")
-                    let (disturbed, lives) = try Self.runInManyLives(work, seed)
-                    if let difference = disturbed.difference(from: undisturbed) { throw TestFailure("\(work), \(lives) lives, seed \(seed): \(difference)") }
-                    try require(lives >= 3, "\(work): only \(lives) lives, nothing was shown")
+extension ReferenceMachineTests {
+    @Suite(.serialized) struct RestoreTests {
+        @Test func `saved, destroyed and restored again and again at random moments, a machine ends as an undisturbed one`() async throws {
+            let seed = printedSeed()
+            try await onPlainThread {
+                for sharing in GuestMemory.Sharing.allCases {
+                    for work in [Case(processors: 1, sharing: sharing), Case(processors: 2, sharing: sharing),
+                        Case(processors: 1, diskRequests: 150, sharing: sharing), Case(processors: 2, diskRequests: 100, sharing: sharing)]
+                    {
+                        let undisturbed = try Self.run(work, seed)
+                        try require(String(decoding: undisturbed.output, as: UTF8.self) == work.expectedOutput(seed), "\(work): the undisturbed run is wrong")
+                        let (disturbed, lives) = try Self.runInManyLives(work, seed)
+                        if let difference = disturbed.difference(from: undisturbed) { throw TestFailure("\(work), \(lives) lives, seed \(seed): \(difference)") }
+                        try require(lives >= 3, "\(work): only \(lives) lives, nothing was shown")
+                    }
                 }
             }
         }
-    }
 
-    @Test func `a paused machine does not change, and its state is the same each time`() async throws {
-        let seed = printedSeed()
-        try await onPlainThread {
-            let memory = try Workload.memory()
-            let disk = TestDisk(Workload.diskContent(seed), seed: seed)
-            defer { disk.close() }
-            let machine = try ReferenceMachine("disk", memory: [memory], disks: [disk], virtualCPUCount: 1, program: Workload.disk(300, seed))
-            defer { machine.close() }
-            machine.resume()
-            for _ in 0..<20 {
-                usleep(2000)
-                machine.pause()
-                disk.drain()
-                let first = (state: try machine.deviceState(), memory: memory.content)
-                usleep(1000)
-                let second = (state: try machine.deviceState(), memory: memory.content)
-                // The time stamp counter goes on; everything else is the same.
-                try require(first.memory == second.memory && first.state.count == second.state.count, "a paused machine has changed")
-                let differing = zip(first.state.dropFirst(40), second.state.dropFirst(40)).count { $0 != $1 }
-                try require(differing <= 8, "\(differing) bytes of the state have changed")
+        @Test func `a paused machine does not change, and its state is the same each time`() async throws {
+            let seed = printedSeed()
+            try await onPlainThread {
+                let memory = try Workload.memory()
+                let disks = Workload.disks(2, seed)
+                defer { for disk in disks { disk.close() } }
+                let machine = try ReferenceMachine("disk", memory: [memory], disks: disks, virtualCPUCount: 2, program: Workload.disk(300, seed))
+                defer { machine.close() }
                 machine.resume()
+                for _ in 0..<20 {
+                    usleep(2000)
+                    machine.pause()
+                    for disk in disks { disk.drain() }
+                    let first = (state: try machine.deviceState(), memory: memory.content)
+                    usleep(1000)
+                    let second = (state: try machine.deviceState(), memory: memory.content)
+                    // The time stamp counter goes on; everything else is the same.
+                    try require(first.memory == second.memory && first.state.count == second.state.count, "a paused machine has changed")
+                    let differing = zip(first.state.dropFirst(40), second.state.dropFirst(40)).count { $0 != $1 }
+                    try require(differing <= 16, "\(differing) bytes of the state have changed")
+                    machine.resume()
+                }
             }
         }
-    }
 
-    @Test func `processors are stopped and let go thousands of times, and no kick is lost`() async throws {
-        let seed = printedSeed()
-        try await onPlainThread {
-            var random = SeededGenerator(seed: seed)
+        @Test func `processors are stopped and let go thousands of times, and no kick is lost`() async throws {
+            let seed = printedSeed()
+            try await onPlainThread {
+                var random = SeededGenerator(seed: seed)
+                let machine = try ReferenceMachine(
+                    "counter", memory: [try Workload.memory()], virtualCPUCount: 2, program: Workload.counter(20, 3000, seed))
+                defer { machine.close() }
+                var pauses = 0
+                machine.resume()
+                while try !machine.waitUntilHalted(milliseconds: 0) {
+                    machine.pause()
+                    pauses += 1
+                    machine.resume()
+                    if random.chance(1, in: 4) { usleep(UInt32(random.below(500))) }
+                }
+                let model = Workload.model(processors: 2, 20, 3000, seed)
+                try require(machine.printed == model.output, "printed \(machine.printed), not \(model.output)")
+                try require(pauses > 1000, "only \(pauses) pauses")
+                print("\(pauses) pauses")
+            }
+        }
+
+        @Test func `a machine that has halted is restored as halted`() async throws {
+            let seed = printedSeed()
+            try await onPlainThread {
+                let memory = try Workload.memory()
+                let machine = try ReferenceMachine("counter", memory: [memory], virtualCPUCount: 2, program: Workload.counter(1, 10, seed))
+                try machine.finish()
+                machine.pause()
+                let saved = try SavedMachine(machine, memory)
+                let count = machine.serialOutputCount
+                machine.close()
+                try saved.restore(.shared, seed: seed) { machine, _, _ in
+                    try machine.finish()
+                    try require(machine.serialOutput.isEmpty && machine.serialOutputCount == count, "a halted machine has printed \(machine.printed)")
+                }
+            }
+        }
+
+        @Test func `what was sent to the serial port and not read is restored`() async throws {
+            try await onPlainThread {
+                let memory = try Workload.memory()
+                let machine = try ReferenceMachine("echo", memory: [memory], program: .echo())
+                try machine.sendSerialInput(Array("abc.".utf8))
+                let saved = try SavedMachine(machine, memory)
+                machine.close()
+                try saved.restore(.anonymous, seed: 0) { machine, _, _ in
+                    try machine.finish()
+                    try require(machine.printed == "ABC", "printed \(machine.printed)")
+                }
+            }
+        }
+
+        private static func run(_ work: Case, _ seed: UInt64) throws -> Ending {
+            let memory = try Workload.memory(work.sharing)
+            let disks = Workload.disks(work.diskCount, seed)
+            defer { for disk in disks { disk.close() } }
             let machine = try ReferenceMachine(
-                "counter", memory: [try Workload.memory()], virtualCPUCount: 2, program: Workload.counter(20, 3000, seed))
+                "undisturbed", memory: [memory], disks: disks, virtualCPUCount: work.processors, program: work.program(seed))
             defer { machine.close() }
-            var pauses = 0
-            machine.resume()
-            while try !machine.waitUntilHalted(milliseconds: 0) {
-                machine.pause()
-                pauses += 1
-                machine.resume()
-                if random.chance(1, in: 4) { usleep(UInt32(random.below(500))) }
-            }
-            let model = Workload.model(processors: 2, 20, 3000, seed)
-            try require(machine.printed == model.output, "printed \(machine.printed), not \(model.output)")
-            try require(pauses > 1000, "only \(pauses) pauses")
-            print("\(pauses) pauses")
-        }
-    }
-
-    @Test func `a machine that has halted is restored as halted`() async throws {
-        let seed = printedSeed()
-        try await onPlainThread {
-            let memory = try Workload.memory()
-            let machine = try ReferenceMachine("counter", memory: [memory], virtualCPUCount: 2, program: Workload.counter(1, 10, seed))
             try machine.finish()
-            machine.pause()
-            let saved = try SavedMachine(machine, memory)
-            let count = machine.serialOutputCount
-            machine.close()
-            try saved.restore(.shared, seed: seed) { machine, _, _ in
-                try machine.finish()
-                try require(machine.serialOutput.isEmpty && machine.serialOutputCount == count, "a halted machine has printed \(machine.printed)")
-            }
+            return Ending(machine, memory, disks)
         }
-    }
 
-    @Test func `what was sent to the serial port and not read is restored`() async throws {
-        try await onPlainThread {
-            let memory = try Workload.memory()
-            let machine = try ReferenceMachine("echo", memory: [memory], program: .echo())
-            try machine.sendSerialInput(Array("abc.".utf8))
-            let saved = try SavedMachine(machine, memory)
+        /// Pauses the machine at random moments and goes on in a new one each time.
+        private static func runInManyLives(_ work: Case, _ seed: UInt64) throws -> (Ending, lives: Int) {
+            var random = SeededGenerator(seed: seed, 1)
+            var printed: [UInt8] = []
+            var lives = 1
+            let first = try Workload.memory(work.sharing)
+            let disks = Workload.disks(work.diskCount, seed)
+            defer { for disk in disks { disk.close() } }
+            let machine = try ReferenceMachine(
+                "first", memory: [first], disks: disks, virtualCPUCount: work.processors, program: work.program(seed))
+            var saved = try SavedMachine(machine, first, disks)
             machine.close()
-            try saved.restore(.anonymous, seed: 0) { machine, _, _ in
-                try machine.finish()
-                try require(machine.printed == "ABC", "printed \(machine.printed)")
+            while true {
+                let ending: Ending? = try saved.restore(work.sharing, seed: random.next()) { machine, memory, disks in
+                    machine.resume()
+                    usleep(UInt32(random.below(30_000)))
+                    if try machine.waitUntilHalted(milliseconds: 0) { return Ending(machine, memory, disks, printedBefore: printed) }
+                    machine.pause()
+                    saved = try SavedMachine(machine, memory, disks)
+                    printed += machine.serialOutput
+                    lives += 1
+                    return nil
+                }
+                if let ending { return (ending, lives) }
             }
-        }
-    }
-
-    private static func run(_ work: Case, _ seed: UInt64) throws -> Ending {
-        let memory = try Workload.memory(work.sharing)
-        let disk = work.diskRequests.map { _ in TestDisk(Workload.diskContent(seed), seed: seed) }
-        defer { disk?.close() }
-        let machine = try ReferenceMachine(
-            "undisturbed", memory: [memory], disks: disk.map { [$0] } ?? [], virtualCPUCount: work.processors, program: work.program(seed))
-        defer { machine.close() }
-        try machine.finish()
-        return Ending(machine, memory, disk)
-    }
-
-    /// Pauses the machine at random moments and goes on in a new one each time.
-    private static func runInManyLives(_ work: Case, _ seed: UInt64) throws -> (Ending, lives: Int) {
-        var random = SeededGenerator(seed: seed, 1)
-        var printed: [UInt8] = []
-        var lives = 1
-        let first = try Workload.memory(work.sharing)
-        let disk = work.diskRequests.map { _ in TestDisk(Workload.diskContent(seed), seed: seed) }
-        defer { disk?.close() }
-        let machine = try ReferenceMachine(
-            "first", memory: [first], disks: disk.map { [$0] } ?? [], virtualCPUCount: work.processors, program: work.program(seed))
-        var saved = try SavedMachine(machine, first, disk)
-        machine.close()
-        while true {
-            let ending: Ending? = try saved.restore(work.sharing, seed: random.next()) { machine, memory, disk in
-                machine.resume()
-                usleep(UInt32(random.below(30_000)))
-                if try machine.waitUntilHalted(milliseconds: 0) { return Ending(machine, memory, disk, printedBefore: printed) }
-                machine.pause()
-                saved = try SavedMachine(machine, memory, disk)
-                printed += machine.serialOutput
-                lives += 1
-                return nil
-            }
-            if let ending { return (ending, lives) }
         }
     }
 }

@@ -16,9 +16,9 @@ enum ck_guest {
      * digest of all as 16 hexadecimal digits and a line feed.
      * rdx: stages; rcx: rounds in a stage; r8: bytes of each part, a power of two; r9: seed. Memory from 1 MiB on. */
     CK_GUEST_COUNTER,
-    /* One processor keeps four requests at the first disk under way: reads, writes and flushes that overlap. What it reads goes
-     * into the digest and stays in the buffers that it writes from. Prints the digest.
-     * rdx: requests, and four more; rcx: the disk's sectors less 7, a power of two; r8: seed. Memory from 1 MiB to 1 MiB + 64 KiB. */
+    /* Every processor keeps four requests under way at a disk of its own, the one with its number: reads, writes and flushes that
+     * overlap. What it reads goes into its digest and stays in the buffers that it writes from. The first one prints the digest of all.
+     * rdx: requests, and four more; rcx: each disk's sectors less 7, a power of two; r8: seed. 64 KiB for each processor from 1 MiB on. */
     CK_GUEST_DISK,
     /* Sends back what comes in at the serial port, in the other case, until a full stop. */
     CK_GUEST_ECHO,

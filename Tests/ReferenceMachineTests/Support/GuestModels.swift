@@ -20,6 +20,8 @@ struct Xorshift {
 
 extension UInt64 {
     func rotated(by count: UInt64) -> UInt64 { self << count | self >> (64 - count) }
+    /// One digest of the processors' ones.
+    init(folding digests: [UInt64]) { self = digests.reduce(0) { $0.rotated(by: 9) &+ $1 } }
     /// As the programs print it.
     var printed: String { (String(repeating: "0", count: 16) + String(self, radix: 16)).suffix(16) + "\n" }
 }
@@ -52,19 +54,17 @@ struct CounterModel {
                 digests[processor] = digests[processor].rotated(by: 7) &+ published[(processor + 1) % processors]
             }
         }
-        for processor in 0..<processors { digest = digest.rotated(by: 9) &+ (digests[processor] ^ sums[processor]) }
+        digest = UInt64(folding: zip(digests, sums).map { $0 ^ $1 })
         output = String(repeating: ".", count: stages) + digest.printed
     }
 }
 
-/// `GuestProgram.disk`.
+/// One processor of `GuestProgram.disk`.
 struct DiskModel {
     var digest: UInt64 = 0
     var disk: [UInt8]
-    /// The four buffers.
+    /// Its four buffers.
     var memory = [UInt8](repeating: 0, count: 1 << 16)
-    var output: String { digest.printed }
-
     private static let slots = 4
     private static let slotLength = 1 << 14
     private static let stride = 128
@@ -75,9 +75,9 @@ struct DiskModel {
         var byteCount = 0
     }
 
-    init(requests: Int, sectors: UInt64, seed: UInt64, disk: [UInt8]) {
+    init(processor: Int, requests: Int, sectors: UInt64, seed: UInt64, disk: [UInt8]) {
         self.disk = disk
-        var random = Xorshift(seed: seed, processor: 0)
+        var random = Xorshift(seed: seed, processor: UInt64(processor))
         var slots = Array(repeating: Slot(), count: Self.slots)
         for number in 0..<requests + Self.slots {
             let slot = slots[number % Self.slots]

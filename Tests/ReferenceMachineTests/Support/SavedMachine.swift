@@ -6,30 +6,30 @@ import CheckpointCore
 import MachineMemory
 import ReferenceMachine
 
-/// State, memory and disk of a paused machine.
+/// State, memory and disks of a paused machine.
 struct SavedMachine {
     var state: [UInt8]
     var memory: [UInt8]
-    var disk: [UInt8]?
+    var disks: [[UInt8]]
 
-    /// Of a paused machine; waits for its disk.
-    init(_ machine: ReferenceMachine, _ memory: GuestMemory, _ disk: TestDisk? = nil) throws {
+    /// Of a paused machine; waits for its disks.
+    init(_ machine: ReferenceMachine, _ memory: GuestMemory, _ disks: [TestDisk] = []) throws {
         let taken = try machine.deviceState()
-        disk?.drain()
+        for disk in disks { disk.drain() }
         state = try machine.settledDeviceState(taken)
         self.memory = memory.content
-        self.disk = disk?.content
+        self.disks = disks.map(\.content)
     }
 
-    /// A new machine in new memory, paused; `then` may be called once with it.
-    func restore<R>(_ sharing: GuestMemory.Sharing, seed: UInt64, _ body: (ReferenceMachine, GuestMemory, TestDisk?) throws -> R) throws -> R {
+    /// Calls `body` with a new machine in new memory, which has not been resumed yet.
+    func restore<R>(_ sharing: GuestMemory.Sharing, seed: UInt64, _ body: (ReferenceMachine, GuestMemory, [TestDisk]) throws -> R) throws -> R {
         let memory = try Workload.memory(sharing)
         memory.fill(self.memory)
-        let disk = self.disk.map { TestDisk($0, seed: seed) }
-        defer { disk?.close() }
-        let machine = try ReferenceMachine(restoring: state, "restored", memory: [memory], disks: disk.map { [$0] } ?? [])
+        let disks = disks.map { TestDisk($0, seed: seed) }
+        defer { for disk in disks { disk.close() } }
+        let machine = try ReferenceMachine(restoring: state, "restored", memory: [memory], disks: disks)
         defer { machine.close() }
-        return try body(machine, memory, disk)
+        return try body(machine, memory, disks)
     }
 }
 
@@ -37,19 +37,19 @@ struct SavedMachine {
 struct Ending: Equatable {
     var output: [UInt8]
     var memory: [UInt8]
-    var disk: [UInt8]?
+    var disks: [[UInt8]]
 
-    init(_ machine: ReferenceMachine, _ memory: GuestMemory, _ disk: TestDisk? = nil, printedBefore: [UInt8] = []) {
+    init(_ machine: ReferenceMachine, _ memory: GuestMemory, _ disks: [TestDisk] = [], printedBefore: [UInt8] = []) {
         output = printedBefore + machine.serialOutput
         self.memory = memory.content
-        self.disk = disk?.content
+        self.disks = disks.map(\.content)
     }
 
     /// What differs from `other`.
     func difference(from other: Ending) -> String? {
         if output != other.output { return "it printed \(String(decoding: output, as: UTF8.self)), not \(String(decoding: other.output, as: UTF8.self))" }
         if memory != other.memory { return "memory differs at \(memory.indices.first { memory[$0] != other.memory[$0] }!)" }
-        if disk != other.disk { return "the disk differs" }
+        if disks != other.disks { return "a disk differs" }
         return nil
     }
 }

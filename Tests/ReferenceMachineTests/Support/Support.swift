@@ -16,6 +16,9 @@ extension Trait where Self == ConditionTrait {
     static var needsKVM: Self { .enabled(if: unavailability == nil, "\(unavailability.map { "skipped, no virtual machines here: \($0)" } ?? "")") }
 }
 
+/// All tests that run machines, one after the other: guests with several processors wait for each other busily.
+@Suite(.serialized, .needsKVM) struct ReferenceMachineTests {}
+
 struct TestFailure: Error, CustomStringConvertible {
     var description: String
     init(_ description: String) { self.description = description }
@@ -73,12 +76,21 @@ enum Workload {
 
     static func disk(_ requests: Int, _ seed: UInt64) -> GuestProgram { .disk(requests: requests, sectors: sectors, seed: seed) }
 
-    static func model(_ requests: Int, _ seed: UInt64, disk: [UInt8]) -> DiskModel {
-        DiskModel(requests: requests, sectors: sectors, seed: seed, disk: disk)
+    /// What each processor leaves, with a disk of its own, and what is printed.
+    static func model(_ requests: Int, _ seed: UInt64, disks: Int = 1) -> (output: String, processors: [DiskModel]) {
+        let models = (0..<disks).map {
+            DiskModel(processor: $0, requests: requests, sectors: sectors, seed: seed, disk: diskContent(seed, $0))
+        }
+        return (UInt64(folding: models.map(\.digest)).printed, models)
     }
 
-    static func diskContent(_ seed: UInt64) -> [UInt8] {
-        var random = SeededGenerator(seed: seed)
+    /// Disks with their first content; to be closed.
+    static func disks(_ count: Int, _ seed: UInt64) -> [TestDisk] {
+        (0..<count).map { TestDisk(diskContent(seed, $0), seed: seed &+ UInt64($0)) }
+    }
+
+    static func diskContent(_ seed: UInt64, _ index: Int = 0) -> [UInt8] {
+        var random = SeededGenerator(seed: seed, UInt64(index))
         return (0..<diskLength.int).map { _ in UInt8(truncatingIfNeeded: random.next()) }
     }
 
