@@ -2,12 +2,15 @@
 #if defined(__x86_64__)
 #include "guests.h"
 
+#define KERNEL_GS_BASE 0xc0000102 /* a model-specific register */
+
 .intel_syntax noprefix
 .section .rodata
 .globl ck_guest_counter, ck_guest_counter_end, ck_guest_echo, ck_guest_echo_end
 
 /* rbx: random number; rbp: digest; xmm1: sum of the digests after each stage, so that the state of vector registers counts as well (loads
- * and stores only: kernels that emulate guests instruction by instruction know no more of them); r10: stages done; r12: this processor's part; r13: its size as a mask; r14: stages to do; r15: rounds in a stage. */
+ * and stores only: kernels that emulate guests instruction by instruction know no more of them); r10: stages done; r12: this processor's
+ * part; r13: its size as a mask; r14: stages to do; r15: rounds in a stage. */
 ck_guest_counter:
     mov r14, rdx
     mov r15, rcx
@@ -16,6 +19,12 @@ ck_guest_counter:
     add r12, WORK
     lea r13, [r8 - 8]
     seed_random r9
+    /* Kept by the processor alone until the end. */
+    mov dr0, rbx
+    mov ecx, KERNEL_GS_BASE
+    mov eax, ebx
+    xor edx, edx
+    wrmsr
     xor ebp, ebp
     xor r10d, r10d
     sub rsp, 16
@@ -68,6 +77,13 @@ quiet:
 
     movdqu [rsp], xmm1
     xor rbp, [rsp]
+    mov rax, dr0
+    add rbp, rax
+    mov ecx, KERNEL_GS_BASE
+    rdmsr
+    shl rdx, 32
+    or rax, rdx
+    xor rbp, rax
     finish
 ck_guest_counter_end:
 

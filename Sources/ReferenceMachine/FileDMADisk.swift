@@ -72,10 +72,14 @@ public final class FileDMADisk: DMADisk {
         var status = ck_file_status()
         try checked(unsafe ck_status(file.number, &status), "look at the disk", place: path)
         var byteLength = status.size
-        if status.type == CK_BLOCK { try checked(unsafe ck_device_size(file.number, &byteLength), "ask for the disk's size", place: path) }
+        if status.type == CK_BLOCK {
+            try checked(unsafe ck_device_size(file.number, &byteLength), "ask for the disk's size", place: path)
+        }
         let length = byteLength / sectorSize.rawValue * sectorSize.rawValue
         guard length > 0 else {
-            throw EngineError(.invalidInput, "the image has less than one sector of 512 bytes", remedy: "Make it as long as the disk shall be.", place: path)
+            throw EngineError(
+                .invalidInput, "the image has less than one sector of 512 bytes", remedy: "Make it as long as the disk is to be.",
+                place: path)
         }
         return ByteCount(length)
     }
@@ -112,7 +116,8 @@ public final class FileDMADisk: DMADisk {
                 : unsafe ck_write_at(file.number, rest.baseAddress!, rest.count, offset + UInt64(done))
             try checked(count, "\(request.operation) \(buffer.byteCount) bytes at \(request.offset)", place: path)
             guard count > 0 else {
-                throw EngineError(.ioFailed, "the image has become shorter", remedy: "Bring back its length of \(offset) bytes and more.", place: path)
+                throw EngineError(
+                    .ioFailed, "the image has become shorter", remedy: "Give it back its length, and restore a checkpoint.", place: path)
             }
             done += Int(count)
         }

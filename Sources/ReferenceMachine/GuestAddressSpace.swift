@@ -25,6 +25,7 @@ struct GuestAddressSpace: Sendable {
     struct Piece: Sendable {
         let start: GuestAddress
         let memory: GuestMemory
+        var end: GuestAddress { start + memory.byteLength }
     }
 
     /// Behind it lie the pages that processors of Intel need for real mode, and no memory.
@@ -41,7 +42,7 @@ struct GuestAddressSpace: Sendable {
         var end = GuestAddress(UInt64(0))
         for memory in memory {
             pieces.append(Piece(start: end, memory: memory))
-            guard memory.byteLength <= Self.maximumByteLength, end + memory.byteLength <= GuestAddress(Self.maximumByteLength.rawValue) else {
+            guard memory.byteLength <= Self.maximumByteLength, (end + memory.byteLength).rawValue <= Self.maximumByteLength.rawValue else {
                 throw EngineError(
                     .invalidInput, "a machine can't have more than \(Self.maximumByteLength) bytes of memory",
                     remedy: "Give it less.", place: name)
@@ -50,7 +51,8 @@ struct GuestAddressSpace: Sendable {
         }
         guard let first = memory.first, first.byteLength >= Self.minimumByteLength else {
             throw EngineError(
-                .invalidInput, "the machine's first memory has less than \(Self.minimumByteLength) bytes", remedy: "Give it more.", place: name)
+                .invalidInput, "the machine's first piece of memory has less than \(Self.minimumByteLength) bytes",
+                remedy: "Make it longer.", place: name)
         }
         self.pieces = pieces
         byteLength = end - GuestAddress(UInt64(0))
@@ -59,7 +61,7 @@ struct GuestAddressSpace: Sendable {
     /// The range as a device sees it; nil when it does not lie within one piece of memory, or is empty.
     func buffer(at address: GuestAddress, _ byteCount: ByteCount) -> DMABuffer? {
         guard byteCount > .zero, byteCount <= byteLength, address.rawValue <= byteLength.rawValue - byteCount.rawValue else { return nil }
-        guard let piece = pieces.last(where: { $0.start <= address }), address + byteCount <= piece.start + piece.memory.byteLength else { return nil }
+        guard let piece = pieces.last(where: { $0.start <= address }), address + byteCount <= piece.end else { return nil }
         return DMABuffer(memory: piece.memory, offset: address - piece.start, byteCount: byteCount)
     }
 

@@ -29,7 +29,8 @@ enum GuestStart {
     /// Writes page tables and the program into memory.
     static func prepare(_ space: GuestAddressSpace, _ program: GuestProgram, name: String) throws(EngineError) {
         guard !program.code.isEmpty else {
-            throw EngineError(.unsupported, "there is no guest program for this kind of processor", remedy: "Use an x86-64 system.", place: name)
+            throw EngineError(
+                .unsupported, "there is no guest program for this kind of processor", remedy: "Use an x86-64 system.", place: name)
         }
         guard program.code.count <= maximumCodeLength.int else {
             throw EngineError(.invalidInput, "the program is longer than \(maximumCodeLength) bytes", place: name)

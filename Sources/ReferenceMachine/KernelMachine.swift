@@ -14,15 +14,15 @@ import Units
 /// The kernel's side of a machine.
 @safe final class KernelMachine: Sendable {
     /// What guests are told of their processors.
-    let cpuid: [UInt8]
+    let features: ProcessorFeatures
     let processors: [KernelProcessor]
     /// Numbers of the registers that belong to a processor's state on this kernel.
     private let registerIndexes: [UInt32]
 
-    /// - Parameter cpuid: what the guest has been told before; nil: what this host can offer.
+    /// - Parameter features: what the guest has been told before; nil: what this host can offer.
     /// - Throws: `.notFound`, `.permission`, `.unsupported` when there is no usable /dev/kvm; `.mismatch` when this host can't offer
-    ///   `cpuid`; `.ioFailed`, `.noMemory` from the system.
-    init(_ space: GuestAddressSpace, processorCount: Int, cpuid: [UInt8]?, name: String) throws(EngineError) {
+    ///   `features`; `.ioFailed`, `.noMemory` from the system.
+    init(_ space: GuestAddressSpace, processorCount: Int, features: ProcessorFeatures?, name: String) throws(EngineError) {
         let kernel = try Self.openKernel(name)
         let machine = OwnedDescriptor(owning: try checked(ck_kvm_create_machine(kernel.number), "make a virtual machine", place: name))
         for (slot, piece) in space.pieces.enumerated() {
@@ -32,10 +32,12 @@ import Units
                 "give the machine its memory", place: name)
         }
         registerIndexes = try Self.registerIndexes(kernel, name)
-        if let cpuid { self.cpuid = cpuid } else { self.cpuid = try Self.hostCPUID(kernel, name) }
+        let offered = try Self.offeredFeatures(kernel, name)
+        try features?.checkOffered(by: offered, place: name)
+        self.features = features ?? offered
         var processors: [KernelProcessor] = []
         for index in 0..<processorCount {
-            processors.append(try KernelProcessor(kernel, machine, index, cpuid: self.cpuid, place: "\(name), processor \(index)"))
+            processors.append(try KernelProcessor(kernel, machine, index, features: self.features, place: "\(name), processor \(index)"))
         }
         self.processors = processors
     }
@@ -62,7 +64,8 @@ import Units
             let what = unsafe missing.map { unsafe String(cString: $0) } ?? "something"
             throw EngineError(.unsupported, "this kernel's virtual machines lack \(what)", remedy: "Use a newer kernel.", place: "/dev/kvm")
         case -EPROTO:
-            throw EngineError(.unsupported, "this kernel speaks another version of the interface", remedy: "Use Linux 2.6.22 or newer.", place: "/dev/kvm")
+            throw EngineError(
+                .unsupported, "it does not speak version 12 of the interface", remedy: "Use Linux 2.6.22 or newer.", place: "/dev/kvm")
         case let result:
             return OwnedDescriptor(
                 owning: try checked(
@@ -77,9 +80,10 @@ import Units
         return Array(indexes.prefix(Int(try checked(count, "ask for the kernel's model-specific registers", place: name))))
     }
 
-    private static func hostCPUID(_ kernel: OwnedDescriptor, _ name: String) throws(EngineError) -> [UInt8] {
-        var entries = [UInt8](repeating: 0, count: MachineState.maximumCPUIDLength)
+    private static func offeredFeatures(_ kernel: OwnedDescriptor, _ name: String) throws(EngineError) -> ProcessorFeatures {
+        var entries = [UInt8](repeating: 0, count: ProcessorFeatures.maximumLength)
         let count = unsafe ck_kvm_host_cpuid(kernel.number, &entries, Int32(entries.count / Int(ck_cpuid_entry_size)))
-        return Array(entries.prefix(Int(try checked(count, "ask what processors can be offered", place: name)) * Int(ck_cpuid_entry_size)))
+        let length = Int(try checked(count, "ask what processors can be offered", place: name)) * Int(ck_cpuid_entry_size)
+        return ProcessorFeatures(entries: Array(entries.prefix(length)))
     }
 }

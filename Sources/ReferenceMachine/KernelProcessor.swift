@@ -34,9 +34,13 @@ import Units
     private let partLengths: [Int]
     private let place: String
 
-    init(_ kernel: OwnedDescriptor, _ machine: OwnedDescriptor, _ index: Int, cpuid: [UInt8], place: String) throws(EngineError) {
+    init(
+        _ kernel: OwnedDescriptor, _ machine: OwnedDescriptor, _ index: Int, features: ProcessorFeatures, place: String
+    ) throws(EngineError) {
         var lengths: [Int] = []
-        for part in Self.parts { lengths.append(Int(try checked(ck_processor_part_size(machine.number, part), "ask for sizes", place: place))) }
+        for part in Self.parts {
+            lengths.append(Int(try checked(ck_processor_part_size(machine.number, part), "ask for the size of its state", place: place)))
+        }
         partLengths = lengths
         self.place = place
         var shared: UnsafeMutableRawPointer?
@@ -45,8 +49,8 @@ import Units
         descriptor = OwnedDescriptor(owning: try checked(number, "make a virtual processor", place: place))
         unsafe self.shared = shared!
         self.sharedLength = sharedLength
-        let entryCount = Int32(cpuid.count / Int(ck_cpuid_entry_size))
-        try load(unsafe ck_processor_set_cpuid(descriptor.number, cpuid, entryCount), "the features that the guest was told of")
+        let result = unsafe ck_processor_set_cpuid(descriptor.number, features.entries, Int32(features.entryCount))
+        try load(result, "the features that the guest was told of")
     }
 
     deinit { unsafe ck_processor_unmap(shared, sharedLength) }
@@ -67,9 +71,11 @@ import Units
         let byteCount = unsafe Int(exit.size) * Int(exit.count)
         switch unsafe exit.kind {
         case CK_EXIT_PORT_OUT:
-            return unsafe .output(port: exit.port, size: Int(exit.size), bytes: UnsafeRawBufferPointer(start: exit.data, count: byteCount))
+            let bytes = unsafe UnsafeRawBufferPointer(start: exit.data, count: byteCount)
+            return unsafe .output(port: exit.port, size: Int(exit.size), bytes: bytes)
         case CK_EXIT_PORT_IN:
-            return unsafe .input(port: exit.port, size: Int(exit.size), bytes: UnsafeMutableRawBufferPointer(start: exit.data, count: byteCount))
+            let bytes = unsafe UnsafeMutableRawBufferPointer(start: exit.data, count: byteCount)
+            return unsafe .input(port: exit.port, size: Int(exit.size), bytes: bytes)
         case CK_EXIT_HALT: return .halted
         default: return unsafe .stopped(reason: exit.reason, detail: exit.detail)
         }
@@ -82,7 +88,8 @@ import Units
 
     /// Lets it start in 64-bit mode.
     func start(_ registers: ck_start) throws(EngineError) {
-        try checked(unsafe withUnsafePointer(to: registers) { unsafe ck_processor_start(descriptor.number, $0) }, "start a processor", place: place)
+        let result = unsafe withUnsafePointer(to: registers) { unsafe ck_processor_start(descriptor.number, $0) }
+        try checked(result, "start a processor", place: place)
     }
 
     func state(_ registerIndexes: [UInt32], isHalted: Bool) throws(EngineError) -> ProcessorState {
@@ -112,7 +119,8 @@ import Units
             try load(unsafe ck_processor_set_part(descriptor.number, part, bytes), "part \(part.rawValue) of the state")
         }
         for register in state.registers {
-            try load(ck_processor_set_register(descriptor.number, register.index, register.value), "register 0x\(String(register.index, radix: 16))")
+            let result = ck_processor_set_register(descriptor.number, register.index, register.value)
+            try load(result, "register 0x\(String(register.index, radix: 16))")
         }
     }
 

@@ -14,7 +14,9 @@ struct MachineDevices: Sendable {
         for start in stride(from: 0, to: bytes.count, by: size) {
             switch size {
             case 1: _ = unsafe serial.write(bytes[start], to: port)
-            case 4: _ = unsafe disks.write(UInt32(littleEndian: bytes.loadUnaligned(fromByteOffset: start, as: UInt32.self)), to: port, by: processor)
+            case 4:
+                let value = unsafe UInt32(littleEndian: bytes.loadUnaligned(fromByteOffset: start, as: UInt32.self))
+                _ = disks.write(value, to: port, by: processor)
             default: break
             }
         }

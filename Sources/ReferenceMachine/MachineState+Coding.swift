@@ -20,7 +20,6 @@ extension MachineState {
     /// The longest state that is read.
     static let maximumLength = ByteCount.mebibytes(16)
     static let maximumPartLength = 1 << 16
-    static let maximumCPUIDLength = 256 * Int(ck_cpuid_entry_size)
     static let maximumRegisterCount = 256
     /// Memory pieces and disks of a machine.
     static let maximumPieceCount = 64
@@ -31,7 +30,7 @@ extension MachineState {
         for length in memoryLengths { body.put(length) }
         body.put(UInt32(diskLengths.count))
         for length in diskLengths { body.put(length) }
-        body.put(counted: cpuid)
+        body.put(counted: features.entries)
         body.put(UInt32(processors.count))
         for processor in processors { processor.encode(&body) }
         devices.encode(&body)
@@ -61,13 +60,17 @@ extension MachineState {
         guard try head.number() == UInt32(0) else { throw head.corrupt("a field that must be 0 is not") }
         guard try head.number() == UInt64(bytes.count - Self.headLength) else { throw head.corrupt("it is shorter or longer than it says") }
         let checksum = Hash128(low: try head.number(), high: try head.number())
-        guard unsafe checksum == hash128(bytes.span.bytes.extracting(droppingFirst: Self.headLength)) else { throw head.corrupt("its checksum is another") }
+        guard unsafe checksum == hash128(bytes.span.bytes.extracting(droppingFirst: Self.headLength)) else {
+            throw head.corrupt("its checksum is another")
+        }
 
         var body = StateReader(bytes.dropFirst(Self.headLength), place: place)
         memoryLengths = try Self.lengths("pieces of memory", &body)
         diskLengths = try Self.lengths("disks", &body)
-        cpuid = try body.counted("processor features", limit: Self.maximumCPUIDLength)
-        guard cpuid.count % Int(ck_cpuid_entry_size) == 0 else { throw body.corrupt("\(cpuid.count) bytes of processor features") }
+        features = ProcessorFeatures(entries: try body.counted("processor features", limit: ProcessorFeatures.maximumLength))
+        guard features.entries.count % Int(ck_cpuid_entry_size) == 0 else {
+            throw body.corrupt("\(features.entries.count) bytes of processor features")
+        }
         let processorCount = try body.count("processors", limit: GuestStart.maximumProcessorCount, atLeast: 9)
         guard processorCount > 0 else { throw body.corrupt("it has no processor") }
         processors = []

@@ -80,8 +80,7 @@ struct DeviceState: Equatable {
 struct MachineState: Equatable {
     var memoryLengths: [ByteCount]
     var diskLengths: [ByteCount]
-    /// What the guest was told of its processors: entries of the kernel's structure.
-    var cpuid: [UInt8]
+    var features: ProcessorFeatures
     var processors: [ProcessorState]
     var devices: DeviceState
 

@@ -51,7 +51,7 @@ public final class ReferenceMachine: Sendable {
                 remedy: "Give it \(range) processors, and at most \(MachineState.maximumPieceCount) of the others.", place: name)
         }
         let space = try GuestAddressSpace(memory, name: name)
-        let kernel = try KernelMachine(space, processorCount: virtualCPUCount, cpuid: nil, name: name)
+        let kernel = try KernelMachine(space, processorCount: virtualCPUCount, features: nil, name: name)
         try GuestStart.prepare(space, program, name: name)
         for (index, processor) in kernel.processors.enumerated() {
             try processor.start(GuestStart.registers(processor: index, of: virtualCPUCount, program.arguments))
@@ -75,7 +75,7 @@ public final class ReferenceMachine: Sendable {
         let state = try MachineState(decoding: state, place: name)
         let space = try GuestAddressSpace(memory, name: name)
         try state.checkFits(space, disks, name: name)
-        let kernel = try KernelMachine(space, processorCount: state.processors.count, cpuid: state.cpuid, name: name)
+        let kernel = try KernelMachine(space, processorCount: state.processors.count, features: state.features, name: name)
         for (processor, saved) in zip(kernel.processors, state.processors) { try processor.load(saved) }
         try self.init(name, space, disks, kernel, state.devices, isHalted: state.processors.map(\.isHalted))
     }
@@ -127,8 +127,8 @@ public final class ReferenceMachine: Sendable {
 
     // MARK: State
 
-    /// All of a paused machine that is not in memory and on disks: processors, serial port, disk registers, pending requests. A machine that
-    /// runs is a programmer's mistake.
+    /// All of a paused machine that is not in memory and on disks: processors, serial port, disk registers, pending requests. A machine
+    /// that runs is a programmer's mistake.
     ///
     /// Keep it with memory and disks that have the results of the pending requests. When one of these may fail, let
     /// `settledDeviceState` record it.
@@ -141,25 +141,27 @@ public final class ReferenceMachine: Sendable {
         for (index, isHalted) in threads.isHalted.enumerated() { processors.append(try kernel.state(of: index, isHalted: isHalted)) }
         let empty = DeviceState(diskCount: disks.count, processorCount: virtualCPUCount)
         return MachineState(
-            memoryLengths: memory.map(\.byteLength), diskLengths: disks.map { $0.byteLength }, cpuid: kernel.cpuid, processors: processors,
-            devices: devices.saved(empty)
+            memoryLengths: memory.map(\.byteLength), diskLengths: disks.map { $0.byteLength }, features: kernel.features,
+            processors: processors, devices: devices.saved(empty)
         ).encode()
     }
 
-    /// The state that `deviceState` returned last, with the status that its pending requests have had since: to be asked for when they are
-    /// done, at any time, also while the machine runs.
+    /// The state that `deviceState` returned last, with the status that its pending requests have had since: to be asked for when they
+    /// are done, while the machine runs or stands still.
     ///
     /// - Throws: `.busy` while one of them is still pending; `.invalidInput` for a state that is not this machine's last one.
     public func settledDeviceState(_ saved: [UInt8]) throws(EngineError) -> [UInt8] {
         var state = try MachineState(decoding: saved, place: name)
         let outcomes = devices.disks.outcomes
         guard state.devices.pending.map(\.number) == outcomes.keys.sorted() else {
-            throw EngineError(.invalidInput, "the device state is not the one that was saved last", remedy: "Hand in that one.", place: name)
+            throw EngineError(
+                .invalidInput, "the device state is not the one that was saved last", remedy: "Hand in that one.", place: name)
         }
         for index in state.devices.pending.indices {
             let status = outcomes[state.devices.pending[index].number]!
             guard status != .outstanding else {
-                throw EngineError(.busy, "requests that were pending when the state was saved are not done", remedy: "Ask again later.", place: name)
+                throw EngineError(
+                    .busy, "requests that were pending when the state was saved are not done", remedy: "Ask again later.", place: name)
             }
             state.devices.pending[index].status = status
         }

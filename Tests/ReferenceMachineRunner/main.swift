@@ -1,8 +1,8 @@
 // Restores a machine, lets it run, saves it, and runs on until it is killed: one life of a machine in a process of its own.
 //
-// Usage: ReferenceMachineRunner DIRECTORY MICROSECONDS. The directory holds `state`, `memory` and `disk`, which are read and, after so many
-// microseconds, written again; `output` then has what the guest has printed by that moment. Says "saved" when all that is done, and goes on.
-// Where the guest comes to its end before, it says "halted".
+// Usage: ReferenceMachineRunner DIRECTORY MICROSECONDS. The directory holds `state`, `memory` and `disk`, which are read and, after so
+// many microseconds, written again; `output` then has what the guest has printed by that moment. Says "saved" when all that is done, and
+// goes on. Where the guest comes to its end before, it says "halted".
 //
 // Invariant: what happens after "saved" changes none of these files: the machine works on a copy of its disk.
 

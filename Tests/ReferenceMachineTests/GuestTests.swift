@@ -23,8 +23,9 @@ extension ReferenceMachineTests {
                     let model = Workload.model(processors: processors, 5, 500, seed)
                     try require(machine.printed == model.output, "\(processors): printed \(machine.printed), not \(model.output)")
                     let start = GuestProgram.workAddress.int
-                    let words = unsafe UnsafeRawBufferPointer(memory.bytes)[start..<start + model.words.count * 8]
-                    try require(unsafe Array(UnsafeRawBufferPointer(rebasing: words).bindMemory(to: UInt64.self)) == model.words, "memory differs")
+                    let words = unsafe UnsafeRawBufferPointer(
+                            rebasing: UnsafeRawBufferPointer(memory.bytes)[start..<start + model.words.count * 8])
+                    try require(unsafe Array(words.bindMemory(to: UInt64.self)) == model.words, "memory differs")
                 }
             }
         }
@@ -47,7 +48,8 @@ extension ReferenceMachineTests {
                     for (index, processor) in model.processors.enumerated() {
                         try require(disks[index].content == processor.disk, "disk \(index) differs")
                         let start = GuestProgram.workAddress.int + index * processor.memory.count
-                        try require(memory.content(start..<start + processor.memory.count) == processor.memory, "buffers of disk \(index) differ")
+                        let buffers = memory.content(start..<start + processor.memory.count)
+                        try require(buffers == processor.memory, "buffers of disk \(index) differ")
                     }
                 }
             }
@@ -57,7 +59,8 @@ extension ReferenceMachineTests {
             let seed = printedSeed()
             try await onPlainThread {
                 // Parts of five processors, across the border of two pieces.
-                let pieces = [try GuestMemory("low", byteLength: .mebibytes(2)), try GuestMemory("high", byteLength: .mebibytes(2), sharing: .shared)]
+                let low = try GuestMemory("low", byteLength: .mebibytes(2))
+                let pieces = [low, try GuestMemory("high", byteLength: .mebibytes(2), sharing: .shared)]
                 let machine = try ReferenceMachine("pieces", memory: pieces, virtualCPUCount: 5, program: Workload.counter(2, 100, seed))
                 defer { machine.close() }
                 try machine.finish()
@@ -79,7 +82,8 @@ extension ReferenceMachineTests {
                 try withImage(Workload.diskContent(seed)) { path, content in
                     let disk = try FileDMADisk(path)
                     defer { disk.close() }
-                    let machine = try ReferenceMachine("disk", memory: [try Workload.memory()], disks: [disk], program: Workload.disk(100, seed))
+                    let memory = try Workload.memory()
+                    let machine = try ReferenceMachine("disk", memory: [memory], disks: [disk], program: Workload.disk(100, seed))
                     defer { machine.close() }
                     try machine.finish()
                     let model = Workload.model(100, seed)
@@ -126,13 +130,15 @@ extension ReferenceMachineTests {
             try await onPlainThread {
                 let small = try GuestMemory("ram", byteLength: .mebibytes(1))
                 let memory = try Workload.memory()
-                for (memory, processors, code) in [([small], 1, [UInt8]([0xf4])), ([], 1, [0xf4]), ([memory], 9, [0xf4]), ([memory], 0, [0xf4]),
-                    ([memory], 1, Array(repeating: 0x90, count: 1 << 17))]
+                let long = GuestProgram(code: Array(repeating: 0x90, count: 1 << 17))
+                let halt = GuestProgram(code: [0xf4])
+                for (memory, processors, program) in [([small], 1, halt), ([], 1, halt), ([memory], 9, halt), ([memory], 0, halt),
+                    ([memory], 1, long)]
                 {
                     do {
-                        let machine = try ReferenceMachine("wrong", memory: memory, virtualCPUCount: processors, program: GuestProgram(code: code))
+                        let machine = try ReferenceMachine("wrong", memory: memory, virtualCPUCount: processors, program: program)
                         machine.close()
-                        throw TestFailure("made one of \(memory.count) pieces, \(processors) processors, \(code.count) bytes")
+                        throw TestFailure("made one of \(memory.count) pieces, \(processors) processors, \(program.code.count) bytes")
                     } catch let error as EngineError { try require(error.code == .invalidInput, "\(error)") }
                 }
             }

@@ -84,7 +84,8 @@ extension ReferenceMachineTests {
                             try machine.finish()
                             return (machine.printed, disks[0].content, disks[0].submittedCount)
                         }
-                        try require(printed == scene.model.output && disk == scene.model.processors[0].disk, "printed \(printed), not \(scene.model.output)")
+                        let model = scene.model
+                        try require(printed == model.output && disk == model.processors[0].disk, "printed \(printed), not \(model.output)")
                         let all = try Self.submittedWithoutDisturbance(scene.seed)
                         try require(submitted + count == all, "\(submitted) requests before, \(count) after the restore, \(all) without")
                     }
@@ -199,7 +200,8 @@ extension ReferenceMachineTests {
         private static func submittedWithoutDisturbance(_ seed: UInt64) throws -> Int {
             let disk = TestDisk(Workload.diskContent(seed), seed: seed)
             defer { disk.close() }
-            let machine = try ReferenceMachine("undisturbed", memory: [try Workload.memory()], disks: [disk], program: Workload.disk(Scene.requests, seed))
+            let program = Workload.disk(Scene.requests, seed)
+            let machine = try ReferenceMachine("undisturbed", memory: [try Workload.memory()], disks: [disk], program: program)
             defer { machine.close() }
             try machine.finish()
             return disk.submittedCount

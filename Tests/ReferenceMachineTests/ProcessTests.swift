@@ -10,7 +10,7 @@ import Units
 
 extension ReferenceMachineTests {
     @Suite(.serialized) struct ProcessTests {
-        @Test func `a machine whose process is killed over and over goes on in the next one, and ends as an undisturbed one`() async throws {
+        @Test func `a machine whose process is killed over and over goes on in the next, and ends as an undisturbed one`() async throws {
             let seed = printedSeed()
             try await onPlainThread {
                 for sort in ["counter", "disk"] {
@@ -63,11 +63,14 @@ extension ReferenceMachineTests {
             return said == "saved\n"
         }
 
-        private static func undisturbed(_ program: GuestProgram, _ processors: Int, _ seed: UInt64) throws -> (memory: [UInt8], disk: [UInt8]) {
+        private static func undisturbed(
+            _ program: GuestProgram, _ processors: Int, _ seed: UInt64
+        ) throws -> (memory: [UInt8], disk: [UInt8]) {
             let memory = try Workload.memory()
             let disk = TestDisk(Workload.diskContent(seed), seed: seed)
             defer { disk.close() }
-            let machine = try ReferenceMachine("undisturbed", memory: [memory], disks: [disk], virtualCPUCount: processors, program: program)
+            let machine = try ReferenceMachine(
+                "undisturbed", memory: [memory], disks: [disk], virtualCPUCount: processors, program: program)
             defer { machine.close() }
             try machine.finish()
             return (memory.content, disk.content)

@@ -37,9 +37,12 @@ extension ReferenceMachineTests {
                         Case(processors: 1, diskRequests: 150, sharing: sharing), Case(processors: 2, diskRequests: 100, sharing: sharing)]
                     {
                         let undisturbed = try Self.run(work, seed)
-                        try require(String(decoding: undisturbed.output, as: UTF8.self) == work.expectedOutput(seed), "\(work): the undisturbed run is wrong")
+                        let output = String(decoding: undisturbed.output, as: UTF8.self)
+                        try require(output == work.expectedOutput(seed), "\(work): undisturbed, it printed \(output)")
                         let (disturbed, lives) = try Self.runInManyLives(work, seed)
-                        if let difference = disturbed.difference(from: undisturbed) { throw TestFailure("\(work), \(lives) lives, seed \(seed): \(difference)") }
+                        if let difference = disturbed.difference(from: undisturbed) {
+                            throw TestFailure("\(work), \(lives) lives: \(difference)")
+                        }
                         try require(lives >= 3, "\(work): only \(lives) lives, nothing was shown")
                     }
                 }
@@ -52,7 +55,8 @@ extension ReferenceMachineTests {
                 let memory = try Workload.memory()
                 let disks = Workload.disks(2, seed)
                 defer { for disk in disks { disk.close() } }
-                let machine = try ReferenceMachine("disk", memory: [memory], disks: disks, virtualCPUCount: 2, program: Workload.disk(300, seed))
+                let machine = try ReferenceMachine(
+                    "disks", memory: [memory], disks: disks, virtualCPUCount: 2, program: Workload.disk(300, seed))
                 defer { machine.close() }
                 machine.resume()
                 for _ in 0..<20 {
@@ -105,7 +109,8 @@ extension ReferenceMachineTests {
                 machine.close()
                 try saved.restore(.shared, seed: seed) { machine, _, _ in
                     try machine.finish()
-                    try require(machine.serialOutput.isEmpty && machine.serialOutputCount == count, "a halted machine has printed \(machine.printed)")
+                    let isSilent = machine.serialOutput.isEmpty && machine.serialOutputCount == count
+                    try require(isSilent, "a halted machine has printed \(machine.printed)")
                 }
             }
         }

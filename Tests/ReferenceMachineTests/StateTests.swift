@@ -40,7 +40,8 @@ extension ReferenceMachineTests {
                 for _ in 0..<500 {
                     var made = state
                     for _ in 0...random.below(3) {
-                        made[Self.checksumRange.upperBound + random.below(made.count - Self.checksumRange.upperBound)] = UInt8(truncatingIfNeeded: random.next())
+                        let place = random.below(made.count - Self.checksumRange.upperBound)
+                        made[Self.checksumRange.upperBound + place] = UInt8(truncatingIfNeeded: random.next())
                     }
                     Self.sign(&made)
                     do throws(EngineError) {
@@ -61,7 +62,8 @@ extension ReferenceMachineTests {
             try await onPlainThread {
                 let state = try Self.state(seed)
                 // Every aligned place may hold a count: the largest ones must neither crash nor take memory.
-                for offset in stride(from: Self.checksumRange.upperBound, to: state.count - 4, by: 4) where offset < 4000 || offset > state.count - 600 {
+                let head = Self.checksumRange.upperBound..<200
+                for offset in Array(head) + Array(stride(from: 3000, to: 4000, by: 4)) + Array(state.count - 400..<state.count - 4) {
                     var made = state
                     made.replaceSubrange(offset..<offset + 4, with: [0xff, 0xff, 0xff, 0xff])
                     Self.sign(&made)
@@ -82,13 +84,30 @@ extension ReferenceMachineTests {
                     disk.close()
                     other.close()
                 }
-                for (memory, disks) in [([small], [disk]), ([right, small], [disk]), ([right], []), ([right], [other]), ([right], [disk, disk])] {
+                let wrong: [([GuestMemory], [TestDisk])] = [
+                    ([small], [disk]), ([right, small], [disk]), ([right], []), ([right], [other]), ([right], [disk, disk]),
+                ]
+                for (memory, disks) in wrong {
                     do throws(EngineError) {
                         let machine = try ReferenceMachine(restoring: state, "other", memory: memory, disks: disks)
                         machine.close()
                         throw EngineError(.corrupt, "it was restored into \(memory.count) pieces of memory with \(disks.count) disks")
                     } catch { try require(error.code == .mismatch && !error.remedy.isEmpty, "\(error)") }
                 }
+            }
+        }
+
+        @Test func `a guest is not restored where the processors lack what it was told of`() async throws {
+            let seed = printedSeed()
+            try await onPlainThread {
+                var state = try Self.state(seed)
+                // Counts and lengths of memory and disks, then the length of the entries; EDX of leaf 1 has promised bit 10, which no
+                // processor has.
+                let entries = Self.checksumRange.upperBound + (4 + 8) + (4 + 8) + 4
+                let leaf = stride(from: entries, to: entries + 40 * 200, by: 40).first { Array(state[$0..<$0 + 4]) == [1, 0, 0, 0] }
+                state[leaf! + 24 + 1] |= 1 << 2
+                Self.sign(&state)
+                try Self.expectRefusal(state, [.mismatch])
             }
         }
 

@@ -12,7 +12,8 @@
 
 enum ck_guest {
     /* Every processor changes its own part of memory at random places and folds what it finds into a digest; in each stage it waits for
-     * the others and folds in its neighbour's digest. The first one prints a full stop for each stage, and at the end the
+     * the others and folds in its neighbour's digest; some of its sum lies in a vector register, a debug register and a
+     * model-specific register until the end. The first one prints a full stop for each stage, and at the end the
      * digest of all as 16 hexadecimal digits and a line feed.
      * rdx: stages; rcx: rounds in a stage; r8: bytes of each part, a power of two; r9: seed. Memory from 1 MiB on. */
     CK_GUEST_COUNTER,

@@ -54,7 +54,11 @@ struct CounterModel {
                 digests[processor] = digests[processor].rotated(by: 7) &+ published[(processor + 1) % processors]
             }
         }
-        digest = UInt64(folding: zip(digests, sums).map { $0 ^ $1 })
+        digest = UInt64(
+            folding: (0..<processors).map { processor in
+                let first = Xorshift(seed: seed, processor: UInt64(processor)).value
+                return ((digests[processor] ^ sums[processor]) &+ first) ^ (first & 0xffff_ffff)
+            })
         output = String(repeating: ".", count: stages) + digest.printed
     }
 }

@@ -22,7 +22,9 @@ struct SavedMachine {
     }
 
     /// Calls `body` with a new machine in new memory, which has not been resumed yet.
-    func restore<R>(_ sharing: GuestMemory.Sharing, seed: UInt64, _ body: (ReferenceMachine, GuestMemory, [TestDisk]) throws -> R) throws -> R {
+    func restore<R>(
+        _ sharing: GuestMemory.Sharing, seed: UInt64, _ body: (ReferenceMachine, GuestMemory, [TestDisk]) throws -> R
+    ) throws -> R {
         let memory = try Workload.memory(sharing)
         memory.fill(self.memory)
         let disks = disks.map { TestDisk($0, seed: seed) }
@@ -47,7 +49,9 @@ struct Ending: Equatable {
 
     /// What differs from `other`.
     func difference(from other: Ending) -> String? {
-        if output != other.output { return "it printed \(String(decoding: output, as: UTF8.self)), not \(String(decoding: other.output, as: UTF8.self))" }
+        if output != other.output {
+            return "it printed \(String(decoding: output, as: UTF8.self)), not \(String(decoding: other.output, as: UTF8.self))"
+        }
         if memory != other.memory { return "memory differs at \(memory.indices.first { memory[$0] != other.memory[$0] }!)" }
         if disks != other.disks { return "a disk differs" }
         return nil

@@ -13,7 +13,9 @@ let unavailability = ReferenceMachine.unavailability
 
 extension Trait where Self == ConditionTrait {
     /// Skips what needs /dev/kvm where it can't be used: in containers without the device, on kernels without it.
-    static var needsKVM: Self { .enabled(if: unavailability == nil, "\(unavailability.map { "skipped, no virtual machines here: \($0)" } ?? "")") }
+    static var needsKVM: Self {
+        .enabled(if: unavailability == nil, "no virtual machines here: \(unavailability.map(\.description) ?? "")")
+    }
 }
 
 /// All tests that run machines, one after the other: guests with several processors wait for each other busily.
@@ -43,7 +45,9 @@ extension GuestMemory {
     func fill(_ content: [UInt8]) { unsafe bytes.copyBytes(from: content) }
 
     /// A copy of a range, as devices see it.
-    func content(_ range: Range<Int>) -> [UInt8] { unsafe [UInt8](UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(deviceBytes)[range])) }
+    func content(_ range: Range<Int>) -> [UInt8] {
+        unsafe [UInt8](UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(deviceBytes)[range]))
+    }
 
     func word(_ offset: Int) -> UInt32 { unsafe UnsafeRawBufferPointer(bytes).load(fromByteOffset: offset, as: UInt32.self) }
 }

@@ -106,7 +106,10 @@ extension TestDisk.State {
     /// One of the requests that no earlier one overlaps.
     fileprivate mutating func takeOne() -> TestDisk.Request {
         let ready = waiting.indices.filter { index in
-            waiting[..<index].allSatisfy { !$0.range.overlaps(waiting[index].range) || ($0.operation == .read && waiting[index].operation == .read) }
+            let later = waiting[index]
+            return waiting[..<index].allSatisfy { earlier in
+                !earlier.range.overlaps(later.range) || (earlier.operation == .read && later.operation == .read)
+            }
         }
         return waiting.remove(at: ready[random.below(ready.count)])
     }
