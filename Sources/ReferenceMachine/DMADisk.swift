@@ -30,7 +30,7 @@ public struct DMABuffer: Sendable {
 }
 
 /// What a disk is asked for.
-public enum DiskOperation: UInt32, Sendable {
+public enum DMAOperation: UInt32, Sendable {
     case read = 1
     case write = 2
     /// What was written before is durable when it completes.
@@ -48,7 +48,7 @@ public protocol DMADisk: Sendable {
     ///   - offset: a multiple of 512, 0 for a flush.
     ///   - buffer: nil for a flush; otherwise a multiple of 512 bytes, all within the disk.
     func submit(
-        _ operation: DiskOperation, at offset: ByteCount, _ buffer: DMABuffer?,
+        _ operation: DMAOperation, at offset: ByteCount, _ buffer: DMABuffer?,
         completion: @escaping @Sendable (Result<Void, EngineError>) -> Void)
 }
 

@@ -123,7 +123,7 @@ final class DiskController: Sendable {
     // MARK: Requests
 
     private func issue(_ command: UInt32, _ disk: Int, by processor: Int) {
-        guard let operation = DiskOperation(rawValue: command) else { return }
+        guard let operation = DMAOperation(rawValue: command) else { return }
         let request: PendingRequest? = state.withLock { state in
             let registers = state.registers[disk][processor]
             var request = PendingRequest(number: state.nextRequest, disk: UInt32(disk), operation: operation, registers: registers)

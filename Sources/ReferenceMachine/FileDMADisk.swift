@@ -18,7 +18,7 @@ public final class FileDMADisk: DMADisk {
     private let queue = Lock(Queue())
 
     private struct Request {
-        var operation: DiskOperation
+        var operation: DMAOperation
         var offset: ByteCount
         var buffer: DMABuffer?
         var completion: @Sendable (Result<Void, EngineError>) -> Void
@@ -45,7 +45,7 @@ public final class FileDMADisk: DMADisk {
     deinit { precondition(queue.withLock { $0.isClosed }, "a disk is closed by its owner") }
 
     public func submit(
-        _ operation: DiskOperation, at offset: ByteCount, _ buffer: DMABuffer?,
+        _ operation: DMAOperation, at offset: ByteCount, _ buffer: DMABuffer?,
         completion: @escaping @Sendable (Result<Void, EngineError>) -> Void
     ) {
         precondition(offset <= byteLength && (buffer?.byteCount ?? .zero) <= byteLength - offset, "within the disk")

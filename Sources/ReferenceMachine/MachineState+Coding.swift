@@ -152,7 +152,7 @@ extension PendingRequest {
         disk = try body.number()
         guard disk < diskCount else { throw body.corrupt("a pending request of disk \(disk)") }
         let code: UInt32 = try body.number()
-        guard let operation = DiskOperation(rawValue: code) else { throw body.corrupt("a pending request of kind \(code)") }
+        guard let operation = DMAOperation(rawValue: code) else { throw body.corrupt("a pending request of kind \(code)") }
         self.operation = operation
         registers = try DiskRegisters(decoding: &body)
         let status: UInt32 = try body.number()

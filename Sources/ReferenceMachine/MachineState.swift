@@ -55,7 +55,7 @@ enum RequestStatus: UInt32 {
 struct PendingRequest: Equatable {
     var number: RequestNumber
     var disk: UInt32
-    var operation: DiskOperation
+    var operation: DMAOperation
     /// As the registers were when it was issued.
     var registers: DiskRegisters
     var status = RequestStatus.outstanding

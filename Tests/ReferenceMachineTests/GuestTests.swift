@@ -6,6 +6,7 @@ import Glibc
 import MachineMemory
 import ReferenceMachine
 import Testing
+import Threading
 import Units
 
 extension ReferenceMachineTests {
@@ -90,6 +91,31 @@ extension ReferenceMachineTests {
                     try require(machine.printed == model.output, "printed \(machine.printed), not \(model.output)")
                     try require(try content() == model.processors[0].disk, "the image differs")
                 }
+            }
+        }
+
+        @Test func `a request that a disk's file can't serve fails with a reason`() async throws {
+            try await onPlainThread {
+                try withImage(Workload.diskContent(0)) { path, _ in
+                    let disk = try FileDMADisk(path)
+                    defer { disk.close() }
+                    try require(unsafe truncate(path, 512) == 0, "can't cut the image")
+                    let buffer = DMABuffer(memory: try Workload.memory(), offset: .zero, byteCount: ByteCount(1024))
+                    let results = Lock<[Result<Void, EngineError>]>([])
+                    for (operation, offset, buffer) in [(DMAOperation.read, ByteCount.zero, buffer), (.flush, .zero, nil)] {
+                        disk.submit(operation, at: offset, buffer) { result in
+                            results.withLock { $0.append(result) }
+                            results.wake()
+                        }
+                    }
+                    let both = results.waitFor { $0.count == 2 ? $0 : nil }
+                    guard case .failure(let error) = both[0], case .success = both[1] else { throw TestFailure("\(both)") }
+                    try require(error.code == .ioFailed && error.place == path && !error.remedy.isEmpty, "\(error)")
+                }
+                do throws(EngineError) {
+                    try FileDMADisk("/nowhere").close()
+                    throw EngineError(.busy, "there is a disk")
+                } catch { try require(error.code == .notFound, "\(error)") }
             }
         }
 

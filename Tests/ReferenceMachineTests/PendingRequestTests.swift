@@ -180,9 +180,11 @@ extension ReferenceMachineTests {
             try await onPlainThread {
                 let scene = try Scene(seed: seed, before: 12)
                 defer { scene.close() }
-                let written = Lock(Set<PageIndex>())
+                let before = scene.statuses
+                // The status words at the first write to each page.
+                let written = Lock([PageIndex: [UInt32]]())
                 let trap = try WriteTrap(scene.memory) { page, trap in
-                    written.withLock { _ = $0.insert(page) }
+                    written.withLock { $0[page] = $0[page] ?? scene.statuses }
                     try! trap.release(page..<page + PageCount(1))
                 }
                 defer { trap.close() }
@@ -192,8 +194,32 @@ extension ReferenceMachineTests {
                 usleep(1000)
                 try require(written.withLock { $0.isEmpty }, "reads trapped at \(written.withLock { $0 })")
                 try scene.machine.finish()
-                try require(written.withLock { $0.contains(PageIndex(Scene.statusOffset / 4096)) }, "the status words did not trap")
+                let seen = written.withLock { $0[PageIndex(Scene.statusOffset / pageSize)] }
+                try require(seen == before, "status words were \(before), at the first write that was trapped \(seen ?? [])")
                 try require(scene.machine.printed == scene.model.output, "printed \(scene.machine.printed)")
+            }
+        }
+
+        @Test func `a pause waits for requests that are just being issued`() async throws {
+            let seed = printedSeed()
+            try await onPlainThread {
+                let disks = Workload.disks(2, seed)
+                defer { for disk in disks { disk.close() } }
+                let machine = try ReferenceMachine(
+                    "issuing", memory: [try Workload.memory()], disks: disks, virtualCPUCount: 2, program: Workload.disk(100, seed))
+                defer { machine.close() }
+                for disk in disks { disk.setSubmitMicroseconds(3000) }
+                machine.resume()
+                for _ in 0..<20 {
+                    usleep(2000)
+                    machine.pause()
+                    try require(disks.allSatisfy { !$0.isSubmitting }, "a processor is issuing a request during the pause")
+                    machine.resume()
+                }
+                for disk in disks { disk.setSubmitMicroseconds(0) }
+                try require(try machine.waitUntilHalted(milliseconds: 60_000), "the guest does not come to its end")
+                let expected = Workload.model(100, seed, disks: 2).output
+                try require(machine.printed == expected, "printed \(machine.printed), not \(expected)")
             }
         }
 

@@ -83,9 +83,13 @@ extension ReferenceMachineTests {
                     "counter", memory: [try Workload.memory()], virtualCPUCount: 2, program: Workload.counter(20, 3000, seed))
                 defer { machine.close() }
                 var pauses = 0
+                var longest = Duration.zero
+                var sum = Duration.zero
                 machine.resume()
                 while try !machine.waitUntilHalted(milliseconds: 0) {
-                    machine.pause()
+                    let took = ContinuousClock().measure { machine.pause() }
+                    longest = max(longest, took)
+                    sum += took
                     pauses += 1
                     machine.resume()
                     if random.chance(1, in: 4) { usleep(UInt32(random.below(500))) }
@@ -93,7 +97,7 @@ extension ReferenceMachineTests {
                 let model = Workload.model(processors: 2, 20, 3000, seed)
                 try require(machine.printed == model.output, "printed \(machine.printed), not \(model.output)")
                 try require(pauses > 1000, "only \(pauses) pauses")
-                print("\(pauses) pauses")
+                print("\(pauses) pauses, \(sum / pauses) each, at most \(longest)")
             }
         }
 
@@ -126,6 +130,36 @@ extension ReferenceMachineTests {
                     try machine.finish()
                     try require(machine.printed == "ABC", "printed \(machine.printed)")
                 }
+            }
+        }
+
+        @Test func `a guest that does nothing but port accesses loses none and repeats none`() async throws {
+            let seed = printedSeed()
+            try await onPlainThread {
+                var random = SeededGenerator(seed: seed)
+                let text = (0..<1500).map { _ in UInt8(ascii: "A") + UInt8(random.below(26)) }
+                let memory = try Workload.memory()
+                let machine = try ReferenceMachine("ports", memory: [memory], program: .echo())
+                try machine.sendSerialInput(text + [UInt8(ascii: ".")])
+                var saved = try SavedMachine(machine, memory)
+                machine.close()
+                var printed: [UInt8] = []
+                var lives = 0
+                var isHalted = false
+                while !isHalted {
+                    try saved.restore(.anonymous, seed: 0) { machine, memory, _ in
+                        machine.resume()
+                        usleep(UInt32(random.below(1000)))
+                        isHalted = try machine.waitUntilHalted(milliseconds: 0)
+                        machine.pause()
+                        saved = try SavedMachine(machine, memory)
+                        printed += machine.serialOutput
+                        lives += 1
+                    }
+                }
+                try require(printed == text.map { $0 ^ 0x20 }, "\(lives) lives: printed \(printed.count) of \(text.count) bytes, or others")
+                try require(lives > 20, "only \(lives) lives, nothing was shown")
+                print("\(lives) lives")
             }
         }
 

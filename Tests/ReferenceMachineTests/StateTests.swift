@@ -155,7 +155,7 @@ private struct IdleDisk: DMADisk {
     var byteLength: ByteCount { Workload.diskLength }
 
     func submit(
-        _ operation: DiskOperation, at offset: ByteCount, _ buffer: DMABuffer?,
+        _ operation: DMAOperation, at offset: ByteCount, _ buffer: DMABuffer?,
         completion: @escaping @Sendable (Result<Void, EngineError>) -> Void
     ) { preconditionFailure("the machine does not run") }
 }

@@ -18,7 +18,7 @@ final class TestDisk: DMADisk {
     private let thread = Lock<PlainThread?>(nil)
 
     fileprivate struct Request {
-        var operation: DiskOperation
+        var operation: DMAOperation
         var range: Range<Int>
         var buffer: DMABuffer?
         var completion: @Sendable (Result<Void, EngineError>) -> Void
@@ -32,6 +32,8 @@ final class TestDisk: DMADisk {
         var isBusy = false
         var isClosed = false
         var submitted = 0
+        var submitMicroseconds: UInt32 = 0
+        var isSubmitting = false
     }
 
     init(_ content: [UInt8], seed: UInt64) {
@@ -42,6 +44,8 @@ final class TestDisk: DMADisk {
 
     var content: [UInt8] { state.withLock { $0.content } }
     var submittedCount: Int { state.withLock { $0.submitted } }
+    /// Whether somebody is in `submit`.
+    var isSubmitting: Bool { state.withLock { $0.isSubmitting } }
     var waitingCount: Int { state.withLock { $0.waiting.count } }
 
     /// While held, requests wait.
@@ -49,6 +53,9 @@ final class TestDisk: DMADisk {
         state.withLock { $0.isHeld = isHeld }
         state.wake()
     }
+
+    /// How long `submit` takes.
+    func setSubmitMicroseconds(_ microseconds: UInt32) { state.withLock { $0.submitMicroseconds = microseconds } }
 
     /// What is carried out from now on fails.
     func setFails(_ fails: Bool) { state.withLock { $0.fails = fails } }
@@ -66,11 +73,17 @@ final class TestDisk: DMADisk {
     }
 
     func submit(
-        _ operation: DiskOperation, at offset: ByteCount, _ buffer: DMABuffer?,
+        _ operation: DMAOperation, at offset: ByteCount, _ buffer: DMABuffer?,
         completion: @escaping @Sendable (Result<Void, EngineError>) -> Void
     ) {
         let range = offset.int..<offset.int + (buffer?.byteCount.int ?? 0)
+        let delay = state.withLock { state in
+            state.isSubmitting = true
+            return state.submitMicroseconds
+        }
+        if delay > 0 { usleep(delay) }
         state.withLock { state in
+            state.isSubmitting = false
             state.submitted += 1
             state.waiting.append(Request(operation: operation, range: range, buffer: buffer, completion: completion))
         }
