@@ -20,17 +20,15 @@ private struct Scene {
     let disk: TestDisk
     let machine: ReferenceMachine
 
-    /// - Parameter before: requests that are done before the disk holds them.
-    init(seed: UInt64, before: Int) throws {
+    /// - Parameter request: the one from which on the disk holds them, counted from 1.
+    init(seed: UInt64, holdingFrom request: Int) throws {
         self.seed = seed
         memory = try Workload.memory()
         disk = TestDisk(Workload.diskContent(seed), seed: seed)
         machine = try ReferenceMachine("pending", memory: [memory], disks: [disk], program: Workload.disk(Self.requests, seed))
+        disk.hold(from: request)
         machine.resume()
-        while disk.submittedCount < before { usleep(100) }
-        disk.setHeld(true)
-        let deadline = 5000
-        for _ in 0..<deadline where disk.waitingCount == 0 { usleep(1000) }
+        while disk.submittedCount < request { usleep(100) }
         // The guest goes on until it waits for one of the requests that are held.
         usleep(10_000)
         machine.pause()
@@ -53,7 +51,7 @@ extension ReferenceMachineTests {
         @Test func `while a machine is paused, its guest is not told of completions; it is when it goes on`() async throws {
             let seed = printedSeed()
             try await onPlainThread {
-                let scene = try Scene(seed: seed, before: 12)
+                let scene = try Scene(seed: seed, holdingFrom: 12)
                 defer { scene.close() }
                 let before = scene.statuses
                 scene.disk.setHeld(false)
@@ -69,7 +67,7 @@ extension ReferenceMachineTests {
             let seed = printedSeed()
             try await onPlainThread {
                 for round in 0..<4 {
-                    let scene = try Scene(seed: seed &+ UInt64(round), before: 4 + round * 6)
+                    let scene = try Scene(seed: seed &+ UInt64(round), holdingFrom: 4 + round * 6)
                     defer { scene.close() }
                     let submitted = scene.disk.submittedCount
                     let taken = try scene.machine.deviceState()
@@ -96,7 +94,7 @@ extension ReferenceMachineTests {
         @Test func `a request that fails after the state was taken is restored as failed`() async throws {
             let seed = printedSeed()
             try await onPlainThread {
-                let scene = try Scene(seed: seed, before: 8)
+                let scene = try Scene(seed: seed, holdingFrom: 8)
                 defer { scene.close() }
                 let taken = try scene.machine.deviceState()
                 scene.machine.resume()
@@ -117,7 +115,7 @@ extension ReferenceMachineTests {
         @Test func `the restored guest sees the failure that the running one saw`() async throws {
             let seed = printedSeed()
             try await onPlainThread {
-                let scene = try Scene(seed: seed, before: 8)
+                let scene = try Scene(seed: seed, holdingFrom: 8)
                 defer { scene.close() }
                 let taken = try scene.machine.deviceState()
                 do throws(EngineError) {
@@ -142,14 +140,12 @@ extension ReferenceMachineTests {
         @Test func `a state is settled by the machine that it was taken of, and its last one`() async throws {
             let seed = printedSeed()
             try await onPlainThread {
-                let scene = try Scene(seed: seed, before: 8)
+                let scene = try Scene(seed: seed, holdingFrom: 8)
                 defer { scene.close() }
                 let old = try scene.machine.deviceState()
-                scene.disk.setHeld(false)
+                scene.disk.hold(from: 20)
                 scene.machine.resume()
                 while scene.disk.submittedCount < 20 { usleep(100) }
-                scene.disk.setHeld(true)
-                usleep(10_000)
                 scene.machine.pause()
                 _ = try scene.machine.deviceState()
                 do throws(EngineError) {
@@ -162,7 +158,7 @@ extension ReferenceMachineTests {
         @Test func `a closed machine's memory gets no status words`() async throws {
             let seed = printedSeed()
             try await onPlainThread {
-                let scene = try Scene(seed: seed, before: 8)
+                let scene = try Scene(seed: seed, holdingFrom: 8)
                 defer { scene.disk.close() }
                 let before = scene.statuses
                 scene.machine.resume()
@@ -178,7 +174,7 @@ extension ReferenceMachineTests {
         @Test func `status words trap, data does not`() async throws {
             let seed = printedSeed()
             try await onPlainThread {
-                let scene = try Scene(seed: seed, before: 12)
+                let scene = try Scene(seed: seed, holdingFrom: 12)
                 defer { scene.close() }
                 let before = scene.statuses
                 // The status words at the first write to each page.

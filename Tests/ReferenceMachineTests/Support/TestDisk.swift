@@ -28,6 +28,8 @@ final class TestDisk: DMADisk {
         var random: SeededGenerator
         var waiting: [Request] = []
         var isHeld = false
+        /// The request from which on everything is held.
+        var heldRequest: Int?
         var fails = false
         var isBusy = false
         var isClosed = false
@@ -50,7 +52,19 @@ final class TestDisk: DMADisk {
 
     /// While held, requests wait.
     func setHeld(_ isHeld: Bool) {
-        state.withLock { $0.isHeld = isHeld }
+        state.withLock { state in
+            state.isHeld = isHeld
+            state.heldRequest = nil
+        }
+        state.wake()
+    }
+
+    /// Holds requests from one on, counted from 1, and lets go what is held now.
+    func hold(from request: Int) {
+        state.withLock { state in
+            state.isHeld = state.submitted >= request
+            state.heldRequest = request
+        }
         state.wake()
     }
 
@@ -85,6 +99,7 @@ final class TestDisk: DMADisk {
         state.withLock { state in
             state.isSubmitting = false
             state.submitted += 1
+            if state.submitted == state.heldRequest { state.isHeld = true }
             state.waiting.append(Request(operation: operation, range: range, buffer: buffer, completion: completion))
         }
         state.wake()
