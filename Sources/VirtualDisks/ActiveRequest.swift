@@ -1,0 +1,82 @@
+// A request on its way, and what a disk knows of all of them.
+//
+// Invariant: everything in here is guarded by the disk's lock.
+
+import CheckpointCore
+import Units
+
+/// One request from `submit` until its completion has returned.
+final class ActiveRequest: @unchecked Sendable {
+    enum Phase {
+        /// Waits for earlier requests.
+        case waiting
+        /// Being read or written.
+        case issued
+        /// Its own reading has ended; a read that was issued again for the checkpoint may not have.
+        case settling
+        /// Done; whoever submitted it is being told.
+        case delivering
+    }
+
+    let id: RequestID
+    let operation: DiskOperation
+    let range: Range<DiskOffset>
+    let groups: Range<Int>
+    let buffer: GuestBuffer?
+    let completion: DiskCompletion
+    var phase = Phase.waiting
+    /// It was under way at the instant of the checkpoint that is being taken.
+    var isPending = false
+    /// The overlay that it is written to; nil: none, or not issued yet.
+    var target: CowFile?
+    var outcome: Result<Void, EngineError>?
+    var wasReissued = false
+    var isReissueUnderWay = false
+
+    init(_ id: RequestID, _ request: DiskRequest, _ range: Range<DiskOffset>, _ geometry: DiskGeometry) {
+        self.id = id
+        operation = request.operation
+        self.range = range
+        groups = range.isEmpty ? 0..<0 : geometry.groups(of: range)
+        buffer = request.buffer
+        completion = request.completion
+    }
+
+    var ruled: RuledRequest { RuledRequest(operation: operation, range: range, groups: groups) }
+    var isDone: Bool { phase == .delivering }
+    /// Whether it is still to read or write by itself.
+    var isUnderWay: Bool { phase == .waiting || phase == .issued }
+    var summary: PendingRequest { PendingRequest(id: id, operation: operation, range: range, outcome: outcome) }
+}
+
+/// What a disk's lock guards.
+struct DiskState {
+    /// In issue order.
+    var requests: [ActiveRequest] = []
+    var requestCount: UInt64 = 0
+    /// Newest first.
+    var overlays: [CowFile] = []
+    /// New requests wait.
+    var isHeld = false
+    /// The groups written since the newest checkpoint's instant; nil: there was none, so all count as written.
+    var changed: GroupSet?
+    var checkpoint: CheckpointProgress?
+}
+
+/// The checkpoint that is being taken.
+struct CheckpointProgress {
+    let overlay: CowFile
+    /// To count in from the instant on: made before, since it takes time.
+    var fresh: GroupSet
+    var isSwitched = false
+    var memory: (any CheckpointedMemory)?
+    /// The requests that were under way at the instant.
+    var pending: [ActiveRequest] = []
+    var changedSince: GroupSet?
+    var reissueFailure: EngineError?
+
+    init(_ overlay: CowFile, _ geometry: DiskGeometry) {
+        self.overlay = overlay
+        fresh = GroupSet(count: geometry.groupCount)
+    }
+}

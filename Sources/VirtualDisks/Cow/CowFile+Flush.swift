@@ -1,0 +1,142 @@
+// Making a copy-on-write file's state durable, and finding it again.
+//
+// Invariant: the order is data, map pages, flush, headers, flush. So a header that can be read names map pages that are durable, and
+// these name data that is.
+
+import CheckpointCore
+import Threading
+import Units
+
+extension CowFile {
+    /// Makes everything that was written before durable. Returns at once when nothing was.
+    ///
+    /// - Throws: `.noSpace`, `.ioFailed`. The file can be read afterwards, but neither written nor flushed any more.
+    public func flush() throws(EngineError) {
+        guard let (snapshot, header, pair) = try begin() else { return }
+        do throws(EngineError) {
+            for page in snapshot.pages { try write(page.bytes, at: layout.mapPage(page.chunk, twin: page.twin)) }
+            try storage.flush()
+            // One copy is enough to find the state again; the other guards against damage.
+            for copy in 0..<2 { try write(header.encoded, at: CowLayout.header(pair: pair, copy: copy)) }
+            try storage.flush()
+        } catch {
+            let failure = error
+            state.withLock { state in
+                state.isFlushing = false
+                state.failure = failure
+            }
+            state.wake()
+            throw failure
+        }
+        state.withLock { state in
+            state.map.settle(snapshot)
+            state.generation = header.generation
+            state.pair = pair
+            state.isFlushing = false
+        }
+        state.wake()
+    }
+
+    /// Takes the picture of the state that is to become durable; nil when there is nothing new.
+    private func begin() throws(EngineError) -> (CowMap.Snapshot, CowHeader, pair: Int)? {
+        try state.waitFor { (state) throws(EngineError) -> Void? in
+            if let failure = state.failure { throw failure }
+            guard !state.isFlushing else { return nil }
+            state.isFlushing = true
+            // Who is writing finishes: a hash in the picture must be that of the bytes in the file.
+            state.isTakingSnapshot = true
+            return ()
+        }
+        let result: (CowMap.Snapshot, CowHeader, pair: Int)? = state.waitFor { state in
+            guard state.writerCount == 0 else { return nil }
+            state.isTakingSnapshot = false
+            guard state.map.isChanged || state.isHeaderChanged else {
+                state.isFlushing = false
+                return .some(nil)
+            }
+            let generation = state.nextGeneration
+            state.nextGeneration = generation.next
+            state.isHeaderChanged = false
+            let snapshot = state.map.snapshot(generation, id: id)
+            let header = CowHeader(
+                state: state.mergeState, generation: generation, id: id, parent: state.parent, geometry: geometry,
+                chunkCount: snapshot.chunkCount, mapHash: snapshot.mapHash)
+            return (snapshot, header, 1 - state.pair)
+        }
+        state.wake()
+        return result
+    }
+
+    private func write(_ page: [UInt8], at place: MediumOffset) throws(EngineError) {
+        let result: Result<Void, EngineError> = unsafe page.withUnsafeBytes { bytes in
+            do throws(EngineError) { return .success(unsafe try storage.write(at: place, bytes)) } catch { return .failure(error) }
+        }
+        try result.get()
+    }
+}
+
+// MARK: Opening
+
+extension CowFile {
+    /// Like the other `open`, on any storage.
+    public static func open(on storage: any CowStorage) throws(EngineError) -> CowFile {
+        let (header, pair) = try newestHeader(storage)
+        let layout = CowLayout(header.geometry)
+        var state = FileState(map: CowMap(layout), mergeState: header.state, parent: header.parent, generation: header.generation, pair: pair)
+        var newest = header.generation
+        let file: (String) -> EngineError = { reason in
+            EngineError(
+                .corrupt, reason, remedy: "Look after the medium; the disk can be brought back only from a checkpoint.", place: storage.name)
+        }
+        for chunk in (0..<header.chunkCount).lazy.map({ ChunkIndex($0) }) {
+            var best: (page: CowMapPage, checksum: Hash128, twin: Int)?
+            for twin in 0..<2 {
+                let bytes = try readPage(storage, at: layout.mapPage(chunk, twin: twin))
+                guard let (page, checksum) = CowMapPage.decode(bytes, layout, id: header.id, chunk: chunk) else { continue }
+                newest = max(newest, page.generation)
+                // Later ones belong to a flush that did not come to its end.
+                guard page.generation <= header.generation, page.generation > best?.page.generation ?? Generation(UInt64(0)) else { continue }
+                best = (page, checksum, twin)
+            }
+            guard let best else { throw file("map page \(chunk) is damaged, or the file is truncated") }
+            guard state.map.load(best.page, checksum: best.checksum, twin: best.twin) else { throw file("a block group is there twice") }
+        }
+        guard state.map.mapHash == header.mapHash else { throw file("a map page is damaged or of another state") }
+        state.isHeaderChanged = false
+        state.nextGeneration = newest.next
+        // The state was found in the page cache, perhaps: what is written next must not be durable before it is.
+        try storage.flush()
+        return CowFile(storage, id: header.id, state.map, state)
+    }
+
+    private static func newestHeader(_ storage: any CowStorage) throws(EngineError) -> (CowHeader, pair: Int) {
+        var best: (header: CowHeader, pair: Int)?
+        var otherVersion: UInt32?
+        for pair in 0..<2 {
+            for copy in 0..<2 {
+                switch CowHeader.decode(try readPage(storage, at: CowLayout.header(pair: pair, copy: copy))) {
+                case .header(let header):
+                    if let best, best.header.generation >= header.generation { continue }
+                    best = (header, pair)
+                case .otherVersion(let version): otherVersion = version
+                case .invalid: break
+                }
+            }
+        }
+        if let best { return best }
+        if let otherVersion {
+            throw EngineError(
+                .unsupported, "a copy-on-write file of version \(otherVersion)", remedy: "Use the version of ckstore that wrote it.",
+                place: storage.name)
+        }
+        throw EngineError(
+            .corrupt, "no copy-on-write file, or its headers are damaged", remedy: "Check the path; look after the medium.", place: storage.name)
+    }
+
+    /// A page of 4096 bytes; zeros beyond the file's end.
+    private static func readPage(_ storage: any CowStorage, at place: MediumOffset) throws(EngineError) -> [UInt8] {
+        let page = PrivateBytes(CowLayout.mapPageSize)
+        _ = unsafe try storage.read(at: place, into: page.bytes)
+        return unsafe [UInt8](page.bytes)
+    }
+}
