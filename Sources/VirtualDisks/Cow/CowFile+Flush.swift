@@ -123,7 +123,9 @@ extension CowFile {
                 }
             }
         }
-        if let best { return best }
+        // Headers lie on both sides of a truncation that leaves some: an older one must not pass for the newest.
+        let isWhole = try isPage(storage, at: CowLayout.header(pair: 1, copy: 1))
+        if let best, isWhole { return best }
         if let otherVersion {
             throw EngineError(
                 .unsupported, "a copy-on-write file of version \(otherVersion)", remedy: "Use the version of ckstore that wrote it.",
@@ -131,6 +133,11 @@ extension CowFile {
         }
         throw EngineError(
             .corrupt, "no copy-on-write file, or its headers are damaged", remedy: "Check the path; look after the medium.", place: storage.name)
+    }
+
+    private static func isPage(_ storage: any CowStorage, at place: MediumOffset) throws(EngineError) -> Bool {
+        let page = PrivateBytes(CowLayout.headerSize)
+        return unsafe try storage.read(at: place, into: page.bytes) == CowLayout.headerSize
     }
 
     /// A page of 4096 bytes; zeros beyond the file's end.

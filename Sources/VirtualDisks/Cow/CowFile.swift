@@ -30,7 +30,7 @@ public final class CowFile: Sendable {
         /// Of the newest header that is durable.
         var generation = Generation(UInt64(0))
         /// The pair of headers that holds it.
-        var pair = 1
+        var pair = 0
         /// Every generation that was ever begun is below this one.
         var nextGeneration = Generation(UInt64(1))
         var isHeaderChanged = true
