@@ -90,16 +90,22 @@ extension CowFile {
         }
         for chunk in (0..<header.chunkCount).lazy.map({ ChunkIndex($0) }) {
             var best: (page: CowMapPage, checksum: Hash128, twin: Int)?
+            var hasLaterPage = false
             for twin in 0..<2 {
                 let bytes = try readPage(storage, at: layout.mapPage(chunk, twin: twin))
                 guard let (page, checksum) = CowMapPage.decode(bytes, layout, id: header.id, chunk: chunk) else { continue }
                 newest = max(newest, page.generation)
-                // Later ones belong to a flush that did not come to its end.
-                guard page.generation <= header.generation, page.generation > best?.page.generation ?? Generation(UInt64(0)) else { continue }
-                best = (page, checksum, twin)
+                if page.generation > header.generation {
+                    // Of a flush that did not come to its end.
+                    hasLaterPage = true
+                } else if page.generation > best?.page.generation ?? Generation(UInt64(0)) {
+                    best = (page, checksum, twin)
+                }
             }
             guard let best else { throw file("map page \(chunk) is damaged, or the file is truncated") }
             guard state.map.load(best.page, checksum: best.checksum, twin: best.twin) else { throw file("a block group is there twice") }
+            // It would count once the header's generation is greater: the next flush writes over it.
+            if hasLaterPage { state.map.rewrite(chunk) }
         }
         guard state.map.mapHash == header.mapHash else { throw file("a map page is damaged or of another state") }
         state.isHeaderChanged = false
