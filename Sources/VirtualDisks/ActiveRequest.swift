@@ -61,10 +61,13 @@ struct DiskState {
     /// The groups written since the newest checkpoint's instant; nil: there was none, so all count as written.
     var changed: GroupSet?
     var checkpoint: CheckpointProgress?
+    var checkpointCount = 0
 }
 
 /// The checkpoint that is being taken.
 struct CheckpointProgress {
+    /// Tells one checkpoint of the disk from another.
+    var number = 0
     let overlay: CowFile
     /// To count in from the instant on: made before, since it takes time.
     var fresh: GroupSet

@@ -57,13 +57,15 @@ extension DiskCheckpoint {
     ///   the program ends before, `CowFile.recover` finishes.
     @discardableResult
     public func commit(limits: CommitLimits = .standard, makeHelper: HelperMaker) throws(EngineError) -> CommitReport {
-        precondition(disk.state.withLock { $0.checkpoint?.isSwitched ?? false }, "a checkpoint that was switched to")
-        disk.state.withLock { $0.checkpoint?.memory = nil }
+        disk.state.withLock { state in
+            precondition(progress(state)?.isSwitched ?? false, "a checkpoint that was switched to, and has not ended")
+            state.checkpoint?.memory = nil
+        }
         waitForPending()
         return try mergeOverlays(limits, makeHelper)
     }
 
-    /// Gives the checkpoint up, at any point: the disk goes on as if it had never been. After the instant, the overlay is merged as by
+    /// Gives the checkpoint up, at any point; harmless when it has ended. The disk goes on as if it had never been. After the instant, the overlay is merged as by
     /// `commit`; without `makeHelper` all of it while requests wait. What the next incremental checkpoint has to read includes what this one had.
     ///
     /// - Throws: like `commit`.
@@ -71,13 +73,13 @@ extension DiskCheckpoint {
     public func abort(limits: CommitLimits = .standard, makeHelper: HelperMaker? = nil) throws(EngineError) -> CommitReport {
         var report = CommitReport()
         let unused: CowFile? = disk.state.withLock { state in
-            guard let checkpoint = state.checkpoint else { return nil }
+            guard let checkpoint = progress(state) else { return nil }
             state.checkpoint?.memory = nil
             if !checkpoint.isSwitched { state.checkpoint = nil }
             return checkpoint.isSwitched ? nil : checkpoint.overlay
         }
         if let unused { report.remove(unused) }
-        guard disk.state.withLock({ $0.checkpoint != nil }) else { return report }
+        guard disk.state.withLock({ progress($0) != nil }) else { return report }
         waitForPending()
         disk.state.withLock { state in
             let before = state.checkpoint!.changedSince
@@ -130,6 +132,9 @@ extension DiskCheckpoint {
 
     /// Merges the only overlay while requests wait, and ends the checkpoint.
     private func mergeWhileHeld(_ report: inout CommitReport) throws(EngineError) {
+        let last = disk.state.withLock { $0.overlays[0] }
+        // Most of what has to become durable does so before anybody waits for it.
+        try last.flush()
         var start = timespec()
         unsafe clock_gettime(CLOCK_MONOTONIC, &start)
         disk.state.withLock { $0.isHeld = true }
@@ -140,7 +145,6 @@ extension DiskCheckpoint {
             }
         }
         disk.state.waitFor { state in state.requests.contains { $0.phase == .issued } ? nil : () }
-        let last = disk.state.withLock { $0.overlays[0] }
         report.mergedGroups += try last.merge(into: disk.parent)
         disk.state.withLock { state in
             state.overlays = []

@@ -15,7 +15,8 @@ extension CowFile {
         guard let (snapshot, header, pair) = try begin() else { return }
         do throws(EngineError) {
             for page in snapshot.pages { try write(page.bytes, at: layout.mapPage(page.chunk, twin: page.twin)) }
-            try storage.flush()
+            // Data that was written has changed a map page.
+            if !snapshot.pages.isEmpty { try storage.flush() }
             // One copy is enough to find the state again; the other guards against damage.
             for copy in 0..<2 { try write(header.encoded, at: CowLayout.header(pair: pair, copy: copy)) }
             try storage.flush()
