@@ -94,7 +94,11 @@ extension DiskCheckpoint {
     private func mergeOverlays(_ limits: CommitLimits, _ makeHelper: HelperMaker) throws(EngineError) -> CommitReport {
         var report = CommitReport()
         while true {
-            let overlays = disk.state.withLock { $0.overlays }
+            let (overlays, failure) = disk.state.withLock { ($0.overlays, $0.checkpoint?.overlayFailure) }
+            if failure != nil || overlays.contains(where: { $0.failure != nil }) {
+                try salvage(&report)
+                return report
+            }
             let isLast = overlays.count == 1 && (overlays[0].groupCount <= limits.heldGroups || report.rounds >= limits.rounds)
             if isLast {
                 try mergeWhileHeld(&report)
@@ -138,12 +142,7 @@ extension DiskCheckpoint {
         var start = timespec()
         unsafe clock_gettime(CLOCK_MONOTONIC, &start)
         disk.state.withLock { $0.isHeld = true }
-        defer {
-            disk.act { state in
-                state.isHeld = false
-                return disk.startable(&state)
-            }
-        }
+        defer { letGo() }
         disk.state.waitFor { state in state.requests.contains { $0.phase == .issued } ? nil : () }
         report.mergedGroups += try last.merge(into: disk.parent)
         disk.state.withLock { state in
@@ -153,5 +152,33 @@ extension DiskCheckpoint {
         var end = timespec()
         unsafe clock_gettime(CLOCK_MONOTONIC, &end)
         report.heldMicroseconds = UInt64((end.tv_sec - start.tv_sec) * 1_000_000 + (end.tv_nsec - start.tv_nsec) / 1000)
+    }
+
+    private func letGo() {
+        disk.act { state in
+            state.isHeld = false
+            return disk.startable(&state)
+        }
+    }
+
+    /// Brings everything back to the image while requests wait, when an overlay can't be written any more: what it holds can still be read.
+    ///
+    /// Files go from the newest down, when all of it is durable in the image. A crash before that finds the state of their last flush, and no flush
+    /// has been acknowledged to the machine since.
+    private func salvage(_ report: inout CommitReport) throws(EngineError) {
+        disk.state.withLock { $0.isHeld = true }
+        defer { letGo() }
+        disk.state.waitFor { state in state.requests.contains { $0.phase == .issued } ? nil : () }
+        let overlays = disk.state.withLock { $0.overlays }
+        for overlay in overlays.reversed() { report.mergedGroups += try overlay.copyGroups(into: disk.parent) }
+        try disk.parent.flushNow()
+        for overlay in overlays {
+            // One that an earlier attempt has removed is gone.
+            do throws(EngineError) { try overlay.remove() } catch { if error.code != .notFound { throw error } }
+        }
+        disk.state.withLock { state in
+            state.overlays = []
+            state.checkpoint = nil
+        }
     }
 }

@@ -16,16 +16,22 @@ import Units
 extension VirtualDisk {
     /// Prepares a checkpoint while the machine runs: step 802, claim 2. Nothing changes for the machine.
     ///
-    /// - Parameter overlay: new and empty, over the disk's image. It is the disk's from now on.
+    /// - Parameters:
+    ///   - overlay: new and empty, over the disk's image. It is the disk's from now on.
+    ///   - onFailure: told, once and on any thread, that an overlay has failed, for lack of space perhaps. The machine's requests wait then, and
+    ///     none fails; so `abort` is called soon, which brings everything back to the image and lets them go on. It must not be called from here.
+    ///     Without it such requests fail.
     /// - Throws: `.busy` when a checkpoint is being taken, or one has left overlays that are not committed; `.mismatch` when the overlay is
     ///   not made for this disk.
-    public func beginCheckpoint(overlay: CowFile) throws(EngineError) -> DiskCheckpoint {
+    public func beginCheckpoint(
+        overlay: CowFile, onFailure: (@Sendable (EngineError) -> Void)? = nil
+    ) throws(EngineError) -> DiskCheckpoint {
         guard overlay.geometry == geometry, overlay.groupCount == 0, overlay.parent == nil, overlay.mergeState == .open else {
             throw EngineError(
                 .mismatch, "the copy-on-write file is not an empty one of this disk", remedy: "Create a new one with the disk's geometry.",
                 place: overlay.name)
         }
-        var progress = CheckpointProgress(overlay, geometry)
+        var progress = CheckpointProgress(overlay, geometry, onFailure: onFailure)
         try state.withLock { (state) throws(EngineError) in
             guard state.checkpoint == nil, state.overlays.isEmpty else {
                 throw EngineError(.busy, "another checkpoint of the disk is under way", remedy: "Commit it or give it up first.", place: name)

@@ -103,6 +103,28 @@ import VirtualDisks
         #expect(try bench.disk.beginCheckpoint(overlay: try Bench().overlay()).pendingRequests.isEmpty)
     }
 
+    @Test func `an overlay without room keeps requests waiting, fails none, and is brought back by an abort`() throws {
+        for operation in [MemoryStorage.Operation.write, .flush] {
+            let bench = try Bench(.immediate)
+            let told = Lock<[String]>([])
+            let checkpoint = try bench.disk.beginCheckpoint(overlay: try bench.overlay()) { error in told.withLock { $0.append(error.reason) } }
+            checkpoint.switchOver(memory: bench.memory)
+            let first = bench.submit(.write, 0..<1, page: 0)
+            bench.storage.setFault { kind, _ in kind == operation ? EngineError(.noSpace, "full") : nil }
+            let stuck = [
+                bench.submit(operation == .write ? .write : .flush, 8..<18, page: 1), bench.submit(.write, 1..<2, page: 4),
+                bench.submit(.read, 0..<1, page: 5),
+            ]
+            #expect(bench.succeeded(first) && stuck.allSatisfy { bench.result($0) == nil })
+            #expect(told.withLock { $0 } == ["full"])
+            try checkpoint.abort(makeHelper: bench.helper)
+            #expect(stuck.allSatisfy { bench.succeeded($0) } && bench.storage.isRemoved && bench.disk.pendingRequests.isEmpty)
+            #expect(bench.image[..<2] == [101, 105] && bench.image[8] == (operation == .write ? 102 : 9))
+            #expect(bench.memory.ongoing[5 * pageSize] == 101)
+            #expect(try bench.disk.beginCheckpoint(overlay: try Bench().overlay()).pendingRequests.isEmpty)
+        }
+    }
+
     @Test func `a merged file that can't be removed is reported, and does no harm`() throws {
         let bench = try Bench(.immediate)
         let checkpoint = try bench.checkpoint()
