@@ -25,7 +25,10 @@ final class CrashRecording: Sendable {
     func note() { moments.withLock { $0.append(devices.map(\.logCount)) } }
 
     /// Calls `check` with what cuts leave behind: at every moment nothing and everything unflushed, and `randomCount` times a random part of it.
-    func explore(seed: UInt64, randomCount: Int, _ check: (_ moment: Int, _ left: [SimulatedDevice], _ number: Int) throws -> Void) throws {
+    /// Without `tearsSectors` a sector of 512 bytes arrives as a whole or not at all, as disks promise.
+    func explore(
+        seed: UInt64, randomCount: Int, tearsSectors: Bool = true, _ check: (_ moment: Int, _ left: [SimulatedDevice], _ number: Int) throws -> Void
+    ) throws {
         var cursors = devices.map { $0.crashCursor() }
         var number = 0
         for (moment, indexes) in moments.withLock({ $0 }).enumerated() {
@@ -38,7 +41,7 @@ final class CrashRecording: Sendable {
                     switch attempt {
                     case 0: mode = .none
                     case 1: mode = .all
-                    default: mode = [.none, .all, .randomSubset, .tornSectors, .tornWords][generator.below(5)]
+                    default: mode = [.none, .all, .randomSubset, .tornSectors, .tornWords][generator.below(tearsSectors ? 5 : 4)]
                     }
                     let wanted = cursor.point.unflushedCount == 0 ? .none : mode
                     return cursor.point.image(wanted, ordinal: 0, seed: generator.next()).device
