@@ -30,6 +30,8 @@ final class ActiveRequest: @unchecked Sendable {
     /// The overlay that it is written to; nil: none, or not issued yet.
     var target: CowFile?
     var outcome: Result<Void, EngineError>?
+    /// Why an overlay could not do its part.
+    var overlayFailure: EngineError?
     var wasReissued = false
     var isReissueUnderWay = false
 
@@ -56,15 +58,18 @@ struct DiskState {
     var requestCount: UInt64 = 0
     /// Newest first.
     var overlays: [CowFile] = []
-    /// New requests wait.
+    /// New requests wait; pending ones go on.
     var isHeld = false
     /// The groups written since the newest checkpoint's instant; nil: there was none, so all count as written.
     var changed: GroupSet?
     var checkpoint: CheckpointProgress?
+    var checkpointCount = 0
 }
 
 /// The checkpoint that is being taken.
 struct CheckpointProgress {
+    /// Tells one checkpoint of the disk from another.
+    var number = 0
     let overlay: CowFile
     /// To count in from the instant on: made before, since it takes time.
     var fresh: GroupSet
@@ -74,9 +79,14 @@ struct CheckpointProgress {
     var pending: [ActiveRequest] = []
     var changedSince: GroupSet?
     var reissueFailure: EngineError?
+    /// Why an overlay can't take the machine's writes: they wait.
+    var overlayFailure: EngineError?
+    /// Told of that; nil: the machine is.
+    let onFailure: (@Sendable (EngineError) -> Void)?
 
-    init(_ overlay: CowFile, _ geometry: DiskGeometry) {
+    init(_ overlay: CowFile, _ geometry: DiskGeometry, onFailure: (@Sendable (EngineError) -> Void)?) {
         self.overlay = overlay
+        self.onFailure = onFailure
         fresh = GroupSet(count: geometry.groupCount)
     }
 }

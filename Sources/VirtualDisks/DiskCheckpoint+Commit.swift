@@ -57,13 +57,15 @@ extension DiskCheckpoint {
     ///   the program ends before, `CowFile.recover` finishes.
     @discardableResult
     public func commit(limits: CommitLimits = .standard, makeHelper: HelperMaker) throws(EngineError) -> CommitReport {
-        precondition(disk.state.withLock { $0.checkpoint?.isSwitched ?? false }, "a checkpoint that was switched to")
-        disk.state.withLock { $0.checkpoint?.memory = nil }
+        disk.state.withLock { state in
+            precondition(progress(state)?.isSwitched ?? false, "a checkpoint that was switched to, and has not ended")
+            state.checkpoint?.memory = nil
+        }
         waitForPending()
         return try mergeOverlays(limits, makeHelper)
     }
 
-    /// Gives the checkpoint up, at any point: the disk goes on as if it had never been. After the instant, the overlay is merged as by
+    /// Gives the checkpoint up, at any point; harmless when it has ended. The disk goes on as if it had never been. After the instant, the overlay is merged as by
     /// `commit`; without `makeHelper` all of it while requests wait. What the next incremental checkpoint has to read includes what this one had.
     ///
     /// - Throws: like `commit`.
@@ -71,13 +73,13 @@ extension DiskCheckpoint {
     public func abort(limits: CommitLimits = .standard, makeHelper: HelperMaker? = nil) throws(EngineError) -> CommitReport {
         var report = CommitReport()
         let unused: CowFile? = disk.state.withLock { state in
-            guard let checkpoint = state.checkpoint else { return nil }
+            guard let checkpoint = progress(state) else { return nil }
             state.checkpoint?.memory = nil
             if !checkpoint.isSwitched { state.checkpoint = nil }
             return checkpoint.isSwitched ? nil : checkpoint.overlay
         }
         if let unused { report.remove(unused) }
-        guard disk.state.withLock({ $0.checkpoint != nil }) else { return report }
+        guard disk.state.withLock({ progress($0) != nil }) else { return report }
         waitForPending()
         disk.state.withLock { state in
             let before = state.checkpoint!.changedSince
@@ -92,7 +94,11 @@ extension DiskCheckpoint {
     private func mergeOverlays(_ limits: CommitLimits, _ makeHelper: HelperMaker) throws(EngineError) -> CommitReport {
         var report = CommitReport()
         while true {
-            let overlays = disk.state.withLock { $0.overlays }
+            let (overlays, failure) = disk.state.withLock { ($0.overlays, $0.checkpoint?.overlayFailure) }
+            if failure != nil || overlays.contains(where: { $0.failure != nil }) {
+                try salvage(&report)
+                return report
+            }
             let isLast = overlays.count == 1 && (overlays[0].groupCount <= limits.heldGroups || report.rounds >= limits.rounds)
             if isLast {
                 try mergeWhileHeld(&report)
@@ -130,17 +136,14 @@ extension DiskCheckpoint {
 
     /// Merges the only overlay while requests wait, and ends the checkpoint.
     private func mergeWhileHeld(_ report: inout CommitReport) throws(EngineError) {
+        let last = disk.state.withLock { $0.overlays[0] }
+        // Most of what has to become durable does so before anybody waits for it.
+        try last.flush()
         var start = timespec()
         unsafe clock_gettime(CLOCK_MONOTONIC, &start)
         disk.state.withLock { $0.isHeld = true }
-        defer {
-            disk.act { state in
-                state.isHeld = false
-                return disk.startable(&state)
-            }
-        }
+        defer { letGo() }
         disk.state.waitFor { state in state.requests.contains { $0.phase == .issued } ? nil : () }
-        let last = disk.state.withLock { $0.overlays[0] }
         report.mergedGroups += try last.merge(into: disk.parent)
         disk.state.withLock { state in
             state.overlays = []
@@ -149,5 +152,33 @@ extension DiskCheckpoint {
         var end = timespec()
         unsafe clock_gettime(CLOCK_MONOTONIC, &end)
         report.heldMicroseconds = UInt64((end.tv_sec - start.tv_sec) * 1_000_000 + (end.tv_nsec - start.tv_nsec) / 1000)
+    }
+
+    private func letGo() {
+        disk.act { state in
+            state.isHeld = false
+            return disk.startable(&state)
+        }
+    }
+
+    /// Brings everything back to the image while requests wait, when an overlay can't be written any more: what it holds can still be read.
+    ///
+    /// Files go from the newest down, when all of it is durable in the image. A crash before that finds the state of their last flush, and no flush
+    /// has been acknowledged to the machine since.
+    private func salvage(_ report: inout CommitReport) throws(EngineError) {
+        disk.state.withLock { $0.isHeld = true }
+        defer { letGo() }
+        disk.state.waitFor { state in state.requests.contains { $0.phase == .issued } ? nil : () }
+        let overlays = disk.state.withLock { $0.overlays }
+        for overlay in overlays.reversed() { report.mergedGroups += try overlay.copyGroups(into: disk.parent) }
+        try disk.parent.flushNow()
+        for overlay in overlays {
+            // One that an earlier attempt has removed is gone.
+            do throws(EngineError) { try overlay.remove() } catch { if error.code != .notFound { throw error } }
+        }
+        disk.state.withLock { state in
+            state.overlays = []
+            state.checkpoint = nil
+        }
     }
 }

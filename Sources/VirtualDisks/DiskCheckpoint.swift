@@ -16,31 +16,46 @@ import Units
 extension VirtualDisk {
     /// Prepares a checkpoint while the machine runs: step 802, claim 2. Nothing changes for the machine.
     ///
-    /// - Parameter overlay: new and empty, over the disk's image. It is the disk's from now on.
+    /// - Parameters:
+    ///   - overlay: new and empty, over the disk's image. It is the disk's from now on.
+    ///   - onFailure: told, once and on any thread, that an overlay has failed, for lack of space perhaps. The machine's requests wait then, and
+    ///     none fails; so `abort` is called soon, which brings everything back to the image and lets them go on. It must not be called from here.
+    ///     Without it such requests fail.
     /// - Throws: `.busy` when a checkpoint is being taken, or one has left overlays that are not committed; `.mismatch` when the overlay is
     ///   not made for this disk.
-    public func beginCheckpoint(overlay: CowFile) throws(EngineError) -> DiskCheckpoint {
+    public func beginCheckpoint(
+        overlay: CowFile, onFailure: (@Sendable (EngineError) -> Void)? = nil
+    ) throws(EngineError) -> DiskCheckpoint {
         guard overlay.geometry == geometry, overlay.groupCount == 0, overlay.parent == nil, overlay.mergeState == .open else {
             throw EngineError(
                 .mismatch, "the copy-on-write file is not an empty one of this disk", remedy: "Create a new one with the disk's geometry.",
                 place: overlay.name)
         }
-        let progress = CheckpointProgress(overlay, geometry)
+        var progress = CheckpointProgress(overlay, geometry, onFailure: onFailure)
         try state.withLock { (state) throws(EngineError) in
             guard state.checkpoint == nil, state.overlays.isEmpty else {
                 throw EngineError(.busy, "another checkpoint of the disk is under way", remedy: "Commit it or give it up first.", place: name)
             }
+            state.checkpointCount += 1
+            progress.number = state.checkpointCount
             state.checkpoint = progress
         }
-        return DiskCheckpoint(self)
+        return DiskCheckpoint(self, number: progress.number)
     }
 }
 
-/// A checkpoint of a disk. Its functions are called in the order that is described above, by one thread at a time.
+/// A checkpoint of a disk, until it is committed or aborted: one that is dropped before leaves the disk on its overlay. Its functions are called in the order that is described above, by one thread at a time.
 public final class DiskCheckpoint: Sendable {
     public let disk: VirtualDisk
+    private let number: Int
 
-    init(_ disk: VirtualDisk) { self.disk = disk }
+    init(_ disk: VirtualDisk, number: Int) {
+        self.disk = disk
+        self.number = number
+    }
+
+    /// What the disk knows of this checkpoint; nil when it has ended.
+    func progress(_ state: DiskState) -> CheckpointProgress? { state.checkpoint?.number == number ? state.checkpoint : nil }
 
     /// The instant: step 810. From here on requests are new, and what is under way is pending. The machine stands still, and nobody submits
     /// requests meanwhile; completions may come. Takes microseconds.
@@ -48,7 +63,7 @@ public final class DiskCheckpoint: Sendable {
     /// - Parameter memory: the machine's memory, marked copy-on-write already.
     public func switchOver(memory: any CheckpointedMemory) {
         disk.state.withLock { state in
-            guard var checkpoint = state.checkpoint, !checkpoint.isSwitched else { preconditionFailure("a checkpoint is switched to once") }
+            guard var checkpoint = progress(state), !checkpoint.isSwitched else { preconditionFailure("a checkpoint is switched to once") }
             checkpoint.isSwitched = true
             checkpoint.memory = memory
             checkpoint.pending = state.requests
@@ -62,12 +77,12 @@ public final class DiskCheckpoint: Sendable {
 
     /// What was under way at the instant, in issue order, with what has become of it. It belongs into the saved device state: a restored
     /// machine is told these outcomes, and nothing is done again.
-    public var pendingRequests: [PendingRequest] { disk.state.withLock { $0.checkpoint?.pending.map(\.summary) ?? [] } }
+    public var pendingRequests: [PendingRequest] { disk.state.withLock { progress($0)?.pending.map(\.summary) ?? [] } }
 
     /// Step 812, claim 16: whether the machine must not go on before `waitForPending` has returned.
     public var mustWaitBeforeResuming: Bool {
         disk.state.withLock { state in
-            disk.rules.mustWaitBeforeResuming((state.checkpoint?.pending ?? []).filter(\.isUnderWay).map(\.ruled))
+            disk.rules.mustWaitBeforeResuming((progress(state)?.pending ?? []).filter(\.isUnderWay).map(\.ruled))
         }
     }
 
@@ -79,7 +94,7 @@ public final class DiskCheckpoint: Sendable {
     public func memoryIsResumed(waited: Bool) {
         precondition(waited || !mustWaitBeforeResuming, "the machine has to wait for its pending requests")
         let reads = disk.state.withLock { state in
-            (state.checkpoint?.pending ?? []).filter { $0.operation == .read && $0.isUnderWay }
+            (progress(state)?.pending ?? []).filter { $0.operation == .read && $0.isUnderWay }
         }
         precondition(!waited || reads.isEmpty, "nothing is pending after waiting")
         for read in reads { disk.considerReissue(read, at: .machineResumes) }
@@ -91,26 +106,29 @@ public final class DiskCheckpoint: Sendable {
     /// - Throws: what kept a read from being issued again: the checkpoint's memory lacks its bytes, and the checkpoint has to be aborted.
     public func waitForPendingReads() throws(EngineError) {
         wait { $0.operation == .read }
-        if let failure = disk.state.withLock({ $0.checkpoint?.reissueFailure }) { throw failure }
+        if let failure = disk.state.withLock({ progress($0)?.reissueFailure }) { throw failure }
     }
 
     /// Step 828: the checkpoint's memory has been saved, and reads need no more care.
     public func memoryIsSaved() {
-        precondition(disk.state.withLock { $0.checkpoint?.pending.allSatisfy { $0.operation != .read || $0.isDone } ?? true }, "reads are pending")
-        disk.state.withLock { $0.checkpoint?.memory = nil }
+        disk.state.withLock { state in
+            guard let pending = progress(state)?.pending else { return }
+            precondition(pending.allSatisfy { $0.operation != .read || $0.isDone }, "reads are pending")
+            state.checkpoint?.memory = nil
+        }
     }
 
     /// Step 830: waits until every pending write has reached the parent. Not to be called by a completion.
     public func waitForPendingWrites() { wait { $0.operation == .write } }
 
     private func wait(for isMeant: (ActiveRequest) -> Bool) {
-        disk.state.waitFor { state in (state.checkpoint?.pending ?? []).contains { isMeant($0) && !$0.isDone } ? nil : () }
+        disk.state.waitFor { state in (progress(state)?.pending ?? []).contains { isMeant($0) && !$0.isDone } ? nil : () }
     }
 
     /// The disk at the instant, from `waitForPendingWrites` until `commit` or `abort`: claim 3.
     public var parentReader: ParentReader {
         let changed = disk.state.withLock { state in
-            guard let checkpoint = state.checkpoint, checkpoint.isSwitched else { preconditionFailure("the disk at no instant") }
+            guard let checkpoint = progress(state), checkpoint.isSwitched else { preconditionFailure("the disk at no instant") }
             precondition(checkpoint.pending.allSatisfy { $0.operation != .write || $0.isDone }, "writes are pending")
             return checkpoint.changedSince
         }

@@ -36,8 +36,13 @@ struct DiskView: Sendable {
         }
     }
 
+    /// Told that an overlay has failed, before the request that it fails completes.
+    typealias OverlayFailed = @Sendable (EngineError) -> Void
+
     /// Writes a range. `bytes` has its length. Two writes that share a group must not be under way at once when there is an overlay.
-    func write(_ range: Range<DiskOffset>, from bytes: TransferBytes, _ completion: @escaping DiskCompletion) {
+    func write(
+        _ range: Range<DiskOffset>, from bytes: TransferBytes, _ overlayFailed: @escaping OverlayFailed, _ completion: @escaping DiskCompletion
+    ) {
         guard let top = overlays.first else { return parent.write(at: range.lowerBound, from: bytes, completion) }
         let groups = geometry.groups(of: range)
         let parts = PartCounter(groups.count, completion)
@@ -46,23 +51,23 @@ struct DiskView: Sendable {
             let piece = whole.clamped(to: range)
             let source = bytes.part((piece.lowerBound - range.lowerBound).int..<(piece.upperBound - range.lowerBound).int)
             guard piece != whole, !top.contains(group) else {
-                workers.run { parts.finished(Self.write(piece, source, to: top, over: nil)) }
+                workers.run { parts.finished(Self.write(piece, source, to: top, over: nil, overlayFailed)) }
                 continue
             }
             let base = PrivateBytes(whole.byteCount.int).transferAll
             below.read(whole, into: base) { result in
                 guard case .success = result else { return parts.finished(result) }
-                workers.run { parts.finished(Self.write(piece, source, to: top, over: base)) }
+                workers.run { parts.finished(Self.write(piece, source, to: top, over: base, overlayFailed)) }
             }
         }
     }
 
     /// Makes everything that was written before durable, wherever it went.
-    func flush(_ completion: @escaping DiskCompletion) {
+    func flush(_ overlayFailed: @escaping OverlayFailed, _ completion: @escaping DiskCompletion) {
         parent.flush { result in
             guard case .success = result, !overlays.isEmpty else { return completion(result) }
             workers.run {
-                completion(Result { () throws(EngineError) in for overlay in overlays.reversed() { try overlay.flush() } })
+                completion(Self.onOverlay(overlayFailed) { () throws(EngineError) in for overlay in overlays.reversed() { try overlay.flush() } })
             }
         }
     }
@@ -70,11 +75,21 @@ struct DiskView: Sendable {
     private var below: DiskView { DiskView(parent: parent, overlays: Array(overlays.dropFirst()), geometry: geometry, workers: workers) }
 
     private static func write(
-        _ range: Range<DiskOffset>, _ bytes: TransferBytes, to overlay: CowFile, over base: TransferBytes?
+        _ range: Range<DiskOffset>, _ bytes: TransferBytes, to overlay: CowFile, over base: TransferBytes?, _ overlayFailed: OverlayFailed
     ) -> Result<Void, EngineError> {
-        Result { () throws(EngineError) in
+        onOverlay(overlayFailed) { () throws(EngineError) in
             unsafe try overlay.write(
                 at: range.lowerBound, UnsafeRawBufferPointer(bytes.bytes), over: base.map { unsafe UnsafeRawBufferPointer($0.bytes) })
+        }
+    }
+
+    private static func onOverlay(_ failed: OverlayFailed, _ body: () throws(EngineError) -> Void) -> Result<Void, EngineError> {
+        do throws(EngineError) {
+            try body()
+            return .success(())
+        } catch {
+            failed(error)
+            return .failure(error)
         }
     }
 

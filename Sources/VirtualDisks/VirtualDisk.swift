@@ -18,7 +18,6 @@ public final class VirtualDisk: Sendable {
     let workers: any DiskWorkers
     let rules: any DiskRules
     let state = Lock(DiskState())
-    private let observer = Lock<(any DeviceWriteObserver)?>(nil)
 
     /// A disk whose content is the parent's.
     ///
@@ -47,9 +46,6 @@ public final class VirtualDisk: Sendable {
     @discardableResult
     public func submit(_ request: DiskRequest) -> RequestID {
         let range = Result { () throws(EngineError) in try request.checkedRange(geometry, place: name) }
-        if request.operation == .read, case .success = range, let buffer = request.buffer {
-            observer.withLock { $0 }?.willBeWritten(buffer.memory, buffer.pages)
-        }
         var id = RequestID(UInt64(0))
         act { state in
             state.requestCount += 1
@@ -64,9 +60,6 @@ public final class VirtualDisk: Sendable {
         if case .failure(let error) = range { request.completion(.failure(error)) }
         return id
     }
-
-    /// Tells somebody of the memory that reads are about to write, from now on; nil: nobody any more.
-    public func watch(_ observer: (any DeviceWriteObserver)?) { self.observer.withLock { $0 = observer } }
 
     /// The requests whose completion has not returned yet, in issue order.
     public var pendingRequests: [PendingRequest] { state.withLock { $0.requests.map(\.summary) } }
@@ -89,7 +82,7 @@ public final class VirtualDisk: Sendable {
     func startable(_ state: inout DiskState) -> [Action] {
         var actions: [Action] = []
         for (index, request) in state.requests.enumerated() where request.phase == .waiting {
-            guard !state.isHeld, !mustWait(request, for: state.requests[..<index], state) else { continue }
+            guard !state.isHeld || request.isPending, !mustWait(request, for: state.requests[..<index], state) else { continue }
             request.phase = .issued
             actions.append(start(request, state))
         }
@@ -113,11 +106,12 @@ public final class VirtualDisk: Sendable {
         // What was pending at the instant belongs to the checkpoint as well, whose disk is the parent [claim 23].
         let view = view(request.isPending ? [] : state.overlays)
         let done: DiskCompletion = { self.finished(request, $0) }
+        let overlayFailed: DiskView.OverlayFailed = { error in self.state.withLock { _ in request.overlayFailure = error } }
         switch request.operation {
-        case .flush: return { view.flush(done) }
+        case .flush: return { view.flush(overlayFailed, done) }
         case .write:
             request.target = view.overlays.first
-            return { view.write(request.range, from: request.buffer!.deviceBytes, done) }
+            return { view.write(request.range, from: request.buffer!.deviceBytes, overlayFailed, done) }
         case .read:
             let memory = request.isPending ? nil : state.checkpoint?.memory
             let rules = rules
@@ -135,6 +129,7 @@ public final class VirtualDisk: Sendable {
     /// A request's own reading or writing has ended.
     private func finished(_ request: ActiveRequest, _ result: Result<Void, EngineError>) {
         act { state in
+            if let error = request.overlayFailure, state.checkpoint?.onFailure != nil { return stall(request, error, &state) }
             request.outcome = result
             request.phase = .settling
             if request.isPending, request.operation == .read, case .success = result {
@@ -142,6 +137,18 @@ public final class VirtualDisk: Sendable {
             }
             return deliver(request, &state) + startable(&state)
         }
+    }
+
+    /// An overlay has failed, which is the checkpoint's trouble and not the machine's: the request waits until there are no overlays any more,
+    /// and is done again.
+    private func stall(_ request: ActiveRequest, _ error: EngineError, _ state: inout DiskState) -> [Action] {
+        request.phase = .waiting
+        request.target = nil
+        request.overlayFailure = nil
+        state.isHeld = true
+        guard state.checkpoint?.overlayFailure == nil, let onFailure = state.checkpoint?.onFailure else { return [] }
+        state.checkpoint?.overlayFailure = error
+        return [{ onFailure(error) }]
     }
 
     /// The request is over: its outcome goes to who submitted it.

@@ -15,7 +15,8 @@ extension CowFile {
         guard let (snapshot, header, pair) = try begin() else { return }
         do throws(EngineError) {
             for page in snapshot.pages { try write(page.bytes, at: layout.mapPage(page.chunk, twin: page.twin)) }
-            try storage.flush()
+            // Data that was written has changed a map page.
+            if !snapshot.pages.isEmpty { try storage.flush() }
             // One copy is enough to find the state again; the other guards against damage.
             for copy in 0..<2 { try write(header.encoded, at: CowLayout.header(pair: pair, copy: copy)) }
             try storage.flush()
@@ -84,29 +85,41 @@ extension CowFile {
         let layout = CowLayout(header.geometry)
         var state = FileState(map: CowMap(layout), mergeState: header.state, parent: header.parent, generation: header.generation, pair: pair)
         var newest = header.generation
-        let file: (String) -> EngineError = { reason in
-            EngineError(
-                .corrupt, reason, remedy: "Look after the medium; the disk can be brought back only from a checkpoint.", place: storage.name)
-        }
-        for chunk in (0..<header.chunkCount).lazy.map({ ChunkIndex($0) }) {
-            var best: (page: CowMapPage, checksum: Hash128, twin: Int)?
-            for twin in 0..<2 {
-                let bytes = try readPage(storage, at: layout.mapPage(chunk, twin: twin))
-                guard let (page, checksum) = CowMapPage.decode(bytes, layout, id: header.id, chunk: chunk) else { continue }
-                newest = max(newest, page.generation)
-                // Later ones belong to a flush that did not come to its end.
-                guard page.generation <= header.generation, page.generation > best?.page.generation ?? Generation(UInt64(0)) else { continue }
-                best = (page, checksum, twin)
-            }
-            guard let best else { throw file("map page \(chunk) is damaged, or the file is truncated") }
-            guard state.map.load(best.page, checksum: best.checksum, twin: best.twin) else { throw file("a block group is there twice") }
-        }
-        guard state.map.mapHash == header.mapHash else { throw file("a map page is damaged or of another state") }
+        for chunk in (0..<header.chunkCount).lazy.map({ ChunkIndex($0) }) { try load(chunk, from: storage, header, &state.map, &newest) }
+        guard state.map.mapHash == header.mapHash else { throw damage("a map page is damaged or of another state", storage) }
         state.isHeaderChanged = false
         state.nextGeneration = newest.next
         // The state was found in the page cache, perhaps: what is written next must not be durable before it is.
         try storage.flush()
         return CowFile(storage, id: header.id, state.map, state)
+    }
+
+    /// Reads a chunk's map page; `newest` becomes the newest generation that was seen anywhere.
+    private static func load(
+        _ chunk: ChunkIndex, from storage: any CowStorage, _ header: CowHeader, _ map: inout CowMap, _ newest: inout Generation
+    ) throws(EngineError) {
+        var best: (page: CowMapPage, checksum: Hash128, twin: Int)?
+        var hasLaterPage = false
+        for twin in 0..<2 {
+            let bytes = try readPage(storage, at: map.layout.mapPage(chunk, twin: twin))
+            guard let (page, checksum) = CowMapPage.decode(bytes, map.layout, id: header.id, chunk: chunk) else { continue }
+            newest = max(newest, page.generation)
+            if page.generation > header.generation {
+                // Of a flush that did not come to its end.
+                hasLaterPage = true
+            } else if page.generation > best?.page.generation ?? Generation(UInt64(0)) {
+                best = (page, checksum, twin)
+            }
+        }
+        guard let best else { throw damage("map page \(chunk) is damaged, or the file is truncated", storage) }
+        guard map.load(best.page, checksum: best.checksum, twin: best.twin) else { throw damage("a block group is there twice", storage) }
+        // It would count once the header's generation is greater: the next flush writes over it.
+        if hasLaterPage { map.rewrite(chunk) }
+    }
+
+    private static func damage(_ reason: String, _ storage: any CowStorage) -> EngineError {
+        EngineError(
+            .corrupt, reason, remedy: "Look after the medium; the disk can be brought back only from a checkpoint.", place: storage.name)
     }
 
     private static func newestHeader(_ storage: any CowStorage) throws(EngineError) -> (CowHeader, pair: Int) {
@@ -123,14 +136,20 @@ extension CowFile {
                 }
             }
         }
-        if let best { return best }
+        // Headers lie on both sides of a truncation that leaves some: an older one must not pass for the newest.
+        let isWhole = try isPage(storage, at: CowLayout.header(pair: 1, copy: 1))
+        if let best, isWhole { return best }
         if let otherVersion {
             throw EngineError(
                 .unsupported, "a copy-on-write file of version \(otherVersion)", remedy: "Use the version of ckstore that wrote it.",
                 place: storage.name)
         }
-        throw EngineError(
-            .corrupt, "no copy-on-write file, or its headers are damaged", remedy: "Check the path; look after the medium.", place: storage.name)
+        throw damage("no copy-on-write file, or its headers are damaged", storage)
+    }
+
+    private static func isPage(_ storage: any CowStorage, at place: MediumOffset) throws(EngineError) -> Bool {
+        let page = PrivateBytes(CowLayout.headerSize)
+        return unsafe try storage.read(at: place, into: page.bytes) == CowLayout.headerSize
     }
 
     /// A page of 4096 bytes; zeros beyond the file's end.

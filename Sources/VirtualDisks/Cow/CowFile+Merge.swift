@@ -25,6 +25,14 @@ extension CowFile {
     func merge(into parent: any DiskBackend) throws(EngineError) -> Int {
         guard mergeState != .merged else { return 0 }
         try record { $0.mergeState = .merging }
+        let count = try copyGroups(into: parent)
+        try parent.flushNow()
+        try record { $0.mergeState = .merged }
+        return count
+    }
+
+    /// Writes all groups into the parent, and no more. Works as well for a file that can't be written any more.
+    func copyGroups(into parent: any DiskBackend) throws(EngineError) -> Int {
         let groups = groups
         let buffer = PrivateBytes(geometry.groupSize.int)
         for group in groups {
@@ -34,8 +42,6 @@ extension CowFile {
             precondition(isThere, "a group never leaves an overlay")
             try parent.writeNow(at: bytes.lowerBound, from: part)
         }
-        try parent.flushNow()
-        try record { $0.mergeState = .merged }
         return groups.count
     }
 

@@ -30,7 +30,7 @@ public final class CowFile: Sendable {
         /// Of the newest header that is durable.
         var generation = Generation(UInt64(0))
         /// The pair of headers that holds it.
-        var pair = 1
+        var pair = 0
         /// Every generation that was ever begun is below this one.
         var nextGeneration = Generation(UInt64(1))
         var isHeaderChanged = true
@@ -85,6 +85,8 @@ public final class CowFile: Sendable {
     public var groupCount: Int { state.withLock { $0.map.groupCount } }
     /// Whether it has a group.
     public func contains(_ group: BlockGroup) -> Bool { state.withLock { $0.map.slot(of: group) != nil } }
+    /// Why it can't be written any more; nil when it can.
+    public var failure: EngineError? { state.withLock { $0.failure } }
     /// What it is in the middle of.
     public var mergeState: CowState { state.withLock { $0.mergeState } }
     /// The copy-on-write file below it; nil: the disk's image.
@@ -99,7 +101,7 @@ public final class CowFile: Sendable {
         try flush()
     }
 
-    /// Deletes the file.
-    /// - Throws: `.permission`, `.ioFailed`; it can still be used then.
+    /// Deletes the file, durably.
+    /// - Throws: `.notFound`, `.permission`, `.ioFailed`; it can still be used then.
     public func remove() throws(EngineError) { try storage.remove() }
 }

@@ -45,6 +45,9 @@ struct CowMap: Sendable {
         return true
     }
 
+    /// The next flush writes a chunk's page, changed or not.
+    mutating func rewrite(_ chunk: ChunkIndex) { changed.insert(chunk) }
+
     var groups: [BlockGroup] { slotOfGroup.keys.sorted() }
     var groupCount: Int { slotOfGroup.count }
     var isChanged: Bool { !changed.isEmpty }

@@ -19,7 +19,7 @@ public protocol CowStorage: Sendable {
     func write(at offset: MediumOffset, _ bytes: UnsafeRawBufferPointer) throws(EngineError)
     /// Makes everything that was written before durable.
     func flush() throws(EngineError)
-    /// Deletes it; who has it open can go on using it.
+    /// Deletes it, durably; who has it open can go on using it.
     func remove() throws(EngineError)
 }
 
@@ -61,7 +61,7 @@ final class CowFileStorage: CowStorage {
         let end = path.utf8.lastIndex(of: UInt8(ascii: "/"))
         let directory = end.map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
         let descriptor = OwnedDescriptor(owning: try checked(unsafe ck_open(directory, 0), "open the directory", place: directory))
-        try checked(ck_flush_all(descriptor.number), "make a new file durable", place: directory)
+        try checked(ck_flush_all(descriptor.number), "make a directory durable", place: directory)
     }
 
     func read(at offset: MediumOffset, into buffer: UnsafeMutableRawBufferPointer) throws(EngineError) -> Int {
@@ -74,7 +74,10 @@ final class CowFileStorage: CowStorage {
 
     func flush() throws(EngineError) { try checked(ck_flush_data(file.number), "make writes durable", place: name) }
 
-    func remove() throws(EngineError) { try checked(unsafe ck_remove(name), "remove the copy-on-write file", place: name) }
+    func remove() throws(EngineError) {
+        try checked(unsafe ck_remove(name), "remove the copy-on-write file", place: name)
+        try Self.flushDirectory(of: name)
+    }
 }
 
 /// An exclusive lock on a file, gone with this object or its process.
