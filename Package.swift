@@ -23,6 +23,7 @@ let package = Package(
         // What every engine shares, and QEMU's engine, for programs that take checkpoints themselves.
         .library(name: "CheckpointCore", targets: ["CheckpointCore", "MachineMemory", "VirtualDisks", "LiveCheckpoint"]),
         .library(name: "QEMUEngine", targets: ["QEMUEngine"]),
+        .library(name: "ReferenceMachine", targets: ["ReferenceMachine"]),
         .library(name: "MigrationStream", targets: ["MigrationStream", "CheckpointCore", "Units"]),
         // The plugin that nbdkit loads to log a disk's writes.
         .library(name: "ckstore-nbd-log", type: .dynamic, targets: ["CNBDLog"]),
@@ -44,6 +45,9 @@ let package = Package(
         // The memory of other processes: descriptors taken over, userfaultfd, page scans.
         .target(name: "CLiveMemory", cSettings: shim),
         .target(name: "CNBDLog", cSettings: shim),
+        // /dev/kvm, and guests of its own for the reference machine.
+        .target(name: "CKVM", cSettings: shim),
+        .target(name: "CKVMGuests", cSettings: shim),
         // What the bench compares checkpoints of memory with.
         .target(name: "CLiveBench", dependencies: ["CLZ4"], cSettings: shim),
 
@@ -77,6 +81,14 @@ let package = Package(
         .target(
             name: "LiveCheckpoint",
             dependencies: ["VirtualDisks", "MachineMemory", "CheckpointCore", "StoreFormat", "Threading", "Units"],
+            swiftSettings: strict),
+        // A small virtual machine on /dev/kvm: how a monitor is linked with checkpoints.
+        .target(
+            name: "ReferenceMachine",
+            dependencies: [
+                "LiveCheckpoint", "VirtualDisks", "MachineMemory", "CheckpointCore", "PageCodec", "CKVM", "CKVMGuests", "CLinux", "Threading",
+                "Units",
+            ],
             swiftSettings: strict),
         // QEMU's monitor.
         .target(name: "QMP", dependencies: ["CheckpointCore", "CLinux", "Threading"], swiftSettings: strict),
@@ -183,6 +195,17 @@ let package = Package(
             dependencies: [
                 "LiveCheckpoint", "VirtualDisks", "MachineMemory", "CheckpointCore", "CheckpointStore", "StoreFormat", "FaultHarness", "StoreTesting",
                 "Media", "CLinux", "Threading", "Units",
+            ],
+            swiftSettings: strict),
+        // Restores a machine in a process of its own and lets it run.
+        .executableTarget(
+            name: "ReferenceMachineRunner", dependencies: ["ReferenceMachine", "MachineMemory", "CheckpointCore", "Units"],
+            path: "Tests/ReferenceMachineRunner", swiftSettings: strict),
+        .testTarget(
+            name: "ReferenceMachineTests",
+            dependencies: [
+                "ReferenceMachine", "ReferenceMachineRunner", "LiveCheckpoint", "VirtualDisks", "MachineMemory", "CheckpointCore", "CheckpointStore",
+                "PageCodec", "FaultHarness", "StoreTesting", "Threading", "Units",
             ],
             swiftSettings: strict),
         .testTarget(

@@ -33,3 +33,9 @@ public protocol CheckpointedMemory: Sendable {
         unsafe self.bytes = bytes
     }
 }
+
+/// Hears of what devices are about to write, at any time: such writes don't trap, so that nothing else notes them.
+public protocol DeviceWriteObserver: Sendable {
+    /// A request that will write these pages is being submitted. Called by the submitting thread, before anything is done.
+    func willBeWritten(_ memory: GuestMemory, _ pages: Range<PageIndex>)
+}

@@ -18,6 +18,7 @@ public final class VirtualDisk: Sendable {
     let workers: any DiskWorkers
     let rules: any DiskRules
     let state = Lock(DiskState())
+    private let observer = Lock<(any DeviceWriteObserver)?>(nil)
 
     /// A disk whose content is the parent's.
     ///
@@ -46,6 +47,9 @@ public final class VirtualDisk: Sendable {
     @discardableResult
     public func submit(_ request: DiskRequest) -> RequestID {
         let range = Result { () throws(EngineError) in try request.checkedRange(geometry, place: name) }
+        if request.operation == .read, case .success = range, let buffer = request.buffer {
+            observer.withLock { $0 }?.willBeWritten(buffer.memory, buffer.pages)
+        }
         var id = RequestID(UInt64(0))
         act { state in
             state.requestCount += 1
@@ -60,6 +64,9 @@ public final class VirtualDisk: Sendable {
         if case .failure(let error) = range { request.completion(.failure(error)) }
         return id
     }
+
+    /// Tells somebody of the memory that reads are about to write, from now on; nil: nobody any more.
+    public func watch(_ observer: (any DeviceWriteObserver)?) { self.observer.withLock { $0 = observer } }
 
     /// The requests whose completion has not returned yet, in issue order.
     public var pendingRequests: [PendingRequest] { state.withLock { $0.requests.map(\.summary) } }
