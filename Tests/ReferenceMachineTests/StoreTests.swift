@@ -101,7 +101,7 @@ extension ReferenceMachineTests {
             defer { checkpointer.close() }
             var names: [(String, [UInt8])] = []
             running.machine.resume()
-            while try !running.machine.waitUntilHalted(milliseconds: 0), names.count < 30 {
+            while try !running.machine.waitUntilHalted(milliseconds: 0), names.count < 10 {
                 let name = "c\(names.count)"
                 let report = try checkpointer.checkpoint(name)
                 try require(report.unfinished.isEmpty, "\(name): \(report.unfinished)")
