@@ -175,6 +175,11 @@ public final class RollbackGuest: Sendable {
         }
     }
 
+    /// Whether there are reads that the guest issued before a rollback and has not issued again.
+    package var hasDisownedReads: Bool {
+        queues.state.withLock { state in (state.lists.unfinished + state.lists.completed).contains { !$0.isOwned } }
+    }
+
     private func takeForcedCheckpoints() {
         while pressure.nextDemand() {
             do throws(EngineError) {
