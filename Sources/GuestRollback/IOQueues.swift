@@ -67,7 +67,7 @@ final class IOQueues: Sendable {
     }
 
     /// Checks what comes from a guest.
-    private func check(_ request: GuestRequest) throws(EngineError) {
+    func check(_ request: GuestRequest) throws(EngineError) {
         func refuse(_ reason: String) -> EngineError {
             EngineError(.invalidInput, "request \(request.id): \(reason)", remedy: "Look at the guest's driver.", place: memory.memory.name)
         }

@@ -34,6 +34,8 @@ public final class RollbackGuest: Sendable {
         var readOnlyPages = PageRanges()
         /// A rollback has begun and has not come to its end: what the guest is now belongs to no moment.
         var isTorn = false
+        /// Where the checkpoint was saved last, or one before it.
+        var lastSave: CheckpointID?
     }
 
     private struct Life {
@@ -168,11 +170,11 @@ public final class RollbackGuest: Sendable {
 
     var isClosed: Bool { life.withLock { $0.isClosed } }
 
-    /// Whether there is nothing that could be delivered.
-    package var isSettled: Bool {
-        queues.state.withLock { state in
-            !state.isDelivering && !state.lists.completed.contains { $0.isOwned && $0.stage == .finished }
-        }
+    /// Waits until nothing is left that could be delivered. False: not before `milliseconds` have passed.
+    package func waitUntilSettled(milliseconds: Int) -> Bool {
+        queues.state.waitFor(milliseconds: milliseconds) { state in
+            !state.isDelivering && !state.lists.completed.contains { $0.isOwned && $0.stage == .finished } ? true : nil
+        } ?? false
     }
 
     /// Whether there are reads that the guest issued before a rollback and has not issued again.

@@ -39,6 +39,8 @@ final class TrackedMemory: Sendable {
         var hasBegun = false
         var failure: EngineError?
         var trackingFaults: UInt64 = 0
+        /// Written between the last save and the checkpoint.
+        var unsaved = PageRanges()
     }
 
     /// Registers the memory; nothing is tracked before the first epoch.
@@ -100,12 +102,21 @@ final class TrackedMemory: Sendable {
     /// - Throws: when the system refuses to protect memory; the last checkpoint is still whole then.
     func beginEpoch() throws(EngineError) -> PageCount {
         try checkIsTracking()
+        let written = try protectWritten()
+        progress.withLock { progress in
+            progress.hasBegun = true
+            progress.unsaved = progress.unsaved.union(written)
+        }
+        return written.count
+    }
+
+    /// Protects what is in the log, or everything in the beginning, and empties it.
+    private func protectWritten() throws(EngineError) -> PageRanges {
         let isFirst = progress.withLock { !$0.hasBegun }
         let written = isFirst ? PageRanges(memory.allPages) : log.withLock { $0.ranges }
         for range in written.ranges { try trap.protect(range) }
         log.withLock { $0.removeAll() }
-        progress.withLock { $0.hasBegun = true }
-        return written.count
+        return written
     }
 
     /// Puts the memory back as it was at the checkpoint, and the real read-only marks.
@@ -124,8 +135,13 @@ final class TrackedMemory: Sendable {
             unsafe memory.bytes(of: memory.wholeUnits(page..<page + PageCount(1))).copyMemory(from: old.content(index))
         }
         try setReadOnlyPages(marks)
-        return try beginEpoch()
+        return try protectWritten().count
     }
+
+    /// Pages whose content at the checkpoint may differ from that at the last save.
+    var unsavedPages: PageRanges { progress.withLock { $0.unsaved } }
+    /// The checkpoint has been saved.
+    func forgetUnsavedPages() { progress.withLock { $0.unsaved = PageRanges() } }
 
     /// Copies whole units as they were at the checkpoint, whatever has been written since.
     /// - Parameter target: exactly as large as the pages.

@@ -35,8 +35,9 @@ import Units
 
     @Test func `two rollbacks, the second after a checkpoint or without one, at every event boundary`() async throws {
         try await onPlainThread {
-            let script: [ToyOperation] = [.write(device: 0, sector: 0, sectors: 1, page: 0), .read(device: 0, sector: 0, sectors: 2, slot: 0)]
-            print("\(try exploreAll(script, EventBudget(checkpoints: 1, rollBacks: 2))) orders of events")
+            let write: [ToyOperation] = [.write(device: 0, sector: 0, sectors: 1, page: 0), .wait]
+            let read: [ToyOperation] = [.read(device: 0, sector: 0, sectors: 2, slot: 0), .store(word: 1)]
+            for script in [write, read] { print("\(try exploreAll(script, EventBudget(checkpoints: 1, rollBacks: 2))) orders of events") }
         }
     }
 
