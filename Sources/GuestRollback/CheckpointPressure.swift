@@ -30,11 +30,11 @@ final class CheckpointPressure: Sendable {
         state.wake()
     }
 
-    /// The stop is over. After a checkpoint there is room again.
-    func endStop(madeRoom: Bool) {
+    /// The stop is over. Whoever still finds no room asks again.
+    func endStop() {
         state.withLock { state in
             state.isStopping = false
-            if madeRoom { state.isDemanded = false }
+            state.isDemanded = false
         }
         state.wake()
     }

@@ -22,6 +22,8 @@ package protocol GuestRules: Sendable {
     var rollbackDisownsReads: Bool { get }
     /// Whether a rollback puts the real read-only marks back.
     var rollbackRestoresReadOnly: Bool { get }
+    /// Whether a save keeps writes back that have to follow reads that are unfinished in it.
+    var saveKeepsWritesBehindReads: Bool { get }
     /// Whether what devices read into memory is tracked like what processors write.
     var tracksDeviceData: Bool { get }
     /// Whether the unfinished requests of a failed device go to its mirror.
@@ -49,6 +51,7 @@ package struct StandardGuestRules: GuestRules {
     package var rollbackRepeatsUnfinished: Bool { false }
     package var rollbackDisownsReads: Bool { true }
     package var rollbackRestoresReadOnly: Bool { true }
+    package var saveKeepsWritesBehindReads: Bool { true }
     package var tracksDeviceData: Bool { true }
     package var failureRedirects: Bool { true }
 }

@@ -73,15 +73,6 @@ extension IOQueues {
         return result
     }
 
-    /// Lets those held requests go that the checkpoint knows of.
-    func release() {
-        run(
-            state.withLock { state in
-                state.lists.release()
-                return startReady(&state)
-            })
-    }
-
     /// - Returns: how many requests were forgotten, and how many will be delivered again.
     func rollBack() -> (discarded: Int, deliveredAgain: Int) {
         let (result, starts) = state.withLock { state in

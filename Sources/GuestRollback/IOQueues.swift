@@ -54,7 +54,7 @@ final class IOQueues: Sendable {
         if state.withLock({ $0.lists.keptBytes + request.byteLength > options.keptLimit }) { pressure.demandAndWait() }
         let starts = try state.withLock { (state) throws(EngineError) in
             let expected = state.lists.expected
-            guard !expected.contains(where: { $0.request.id == request.id }) else {
+            guard !expected.contains(request.id) else {
                 throw EngineError(.invalidInput, "request \(request.id) is not finished yet", remedy: "Give each request an id of its own.")
             }
             guard expected.count < options.queueDepth else {

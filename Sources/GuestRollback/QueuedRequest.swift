@@ -32,6 +32,8 @@ final class QueuedRequest: @unchecked Sendable {
     var isOwned = true
     /// A write to these bytes has begun since: to a guest that issues the read again the result is too old.
     var isOutdated = false
+    /// It is unfinished in the last save: a guest that is made again from there starts it again.
+    var isSavedUnfinished = false
     /// Held writes that were issued before it, for its bytes: their data lie over what the device has.
     var covering: [QueuedRequest] = []
     /// Halves of the device that have not finished it.

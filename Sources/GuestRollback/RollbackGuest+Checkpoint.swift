@@ -23,8 +23,7 @@ extension RollbackGuest {
             }
             let start = microseconds()
             pressure.beginStop()
-            var isTaken = false
-            defer { pressure.endStop(madeRoom: isTaken) }
+            defer { pressure.endStop() }
             try pauseAll(resumingAfterFailure: true)
             defer { resumeAll() }
             var states: [[UInt8]] = []
@@ -33,7 +32,6 @@ extension RollbackGuest {
             saved.states = states
             saved.readOnlyPages = memory.readOnlyPages
             let (released, freed) = queues.checkpoint(releasing: !options.releasesWhenSaved)
-            isTaken = true
             return GuestCheckpointReport(
                 stopMicroseconds: microseconds() - start, writtenPages: written, releasedRequests: released, freedRequests: freed)
         }
@@ -41,8 +39,8 @@ extension RollbackGuest {
 
     /// Brings the guest back to its last checkpoint and lets it go on from there. No other guest notices; no request is repeated at a device.
     ///
-    /// - Throws: `.invalidInput` before the first checkpoint, the guest runs on; when writes were not tracked, or a processor does not take its state: the guest
-    ///   stands still then, and this can be tried again.
+    /// - Throws: `.invalidInput` before the first checkpoint, or why writes were not tracked: the guest runs on. When a processor does not take its
+    ///   state or memory can't be protected: the guest stands still, and this can be tried again.
     @discardableResult
     public func rollBack() throws(EngineError) -> GuestRollbackReport {
         try saved.withLock { (saved) throws(EngineError) in
@@ -50,9 +48,10 @@ extension RollbackGuest {
             guard let states = saved.states else {
                 throw EngineError(.invalidInput, "no checkpoint has been taken", remedy: "Take one when the guest is started.", place: name)
             }
+            try memory.checkIsTracking()
             let start = microseconds()
             pressure.beginStop()
-            defer { pressure.endStop(madeRoom: !saved.isTorn) }
+            defer { pressure.endStop() }
             try pauseAll(resumingAfterFailure: !saved.isTorn)
             saved.isTorn = true
             let restored = try memory.rollBack(readOnlyPages: rules.rollbackRestoresReadOnly ? saved.readOnlyPages : nil)

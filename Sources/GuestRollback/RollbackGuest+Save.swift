@@ -37,7 +37,7 @@ extension RollbackGuest {
                 let receipt = try sink.commit()
                 saved.lastSave = receipt.id
                 memory.forgetUnsavedPages()
-                queues.release()
+                queues.releaseSaved()
                 return receipt
             } catch {
                 sink.abort()
@@ -77,6 +77,14 @@ extension RollbackGuest {
         _ name: String, restoring source: any CheckpointSource, memory: GuestMemory, processors: [any GuestProcessor],
         devices: [MirroredDevice] = [], options: GuestOptions = GuestOptions()
     ) throws(EngineError) {
+        try self.init(
+            name, restoring: source, memory: memory, processors: processors, devices: devices, options: options, rules: StandardGuestRules())
+    }
+
+    package convenience init(
+        _ name: String, restoring source: any CheckpointSource, memory: GuestMemory, processors: [any GuestProcessor], devices: [MirroredDevice],
+        options: GuestOptions, rules: any GuestRules
+    ) throws(EngineError) {
         let image = try GuestImage(try source.blob(GuestImage.regionName, limit: GuestImage.limit))
         let region = try source.region(MachineRecord.memoryRegion(memory.name))
         guard image.memoryPages == memory.pageCount, region.byteLength == memory.byteLength, image.states.count == processors.count else {
@@ -86,7 +94,7 @@ extension RollbackGuest {
         }
         let all = unsafe memory.bytes(of: memory.allPages)
         unsafe try region.read(pages: memory.allPages, into: all)
-        try self.init(name, memory: memory, processors: processors, devices: devices, options: options)
+        try self.init(name, memory: memory, processors: processors, devices: devices, options: options, rules: rules)
         do throws(EngineError) {
             for (processor, state) in zip(processors, image.states) { try processor.restore(state) }
             for range in image.readOnlyPages.ranges { try setReadOnly(range) }
@@ -102,9 +110,8 @@ extension IOQueues {
     /// The requests that the checkpoint knows of, in the order of their issue.
     func savedRequests() -> [GuestImage.SavedRequest] {
         state.withLock { state in
-            (state.lists.held + state.lists.unfinished + state.lists.completed).filter(\.isKnownAtCheckpoint).sorted { $0.issue < $1.issue }.map {
-                queued in
-                let status = queued.stage == .finished || queued.stage == .delivered ? queued.status : nil
+            state.lists.save().map { queued in
+                let status = queued.isSavedUnfinished ? nil : queued.status
                 let buffer: TransferBuffer? =
                     switch queued.request.operation {
                     case .read: status == .done ? queued.content() : nil
@@ -114,6 +121,15 @@ extension IOQueues {
                 return GuestImage.SavedRequest(request: queued.request, status: status, buffer: buffer)
             }
         }
+    }
+
+    /// What was saved is durable: lets held requests go.
+    func releaseSaved() {
+        run(
+            state.withLock { state in
+                state.lists.releaseSaved()
+                return startReady(&state)
+            })
     }
 
     /// Takes over what a saved checkpoint knows of. Nothing starts before the first checkpoint.

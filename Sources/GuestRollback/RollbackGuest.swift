@@ -173,13 +173,13 @@ public final class RollbackGuest: Sendable {
     /// Waits until nothing is left that could be delivered. False: not before `milliseconds` have passed.
     package func waitUntilSettled(milliseconds: Int) -> Bool {
         queues.state.waitFor(milliseconds: milliseconds) { state in
-            !state.isDelivering && !state.lists.completed.contains { $0.isOwned && $0.stage == .finished } ? true : nil
+            !state.isDelivering && !state.lists.hasDelivery ? true : nil
         } ?? false
     }
 
     /// Whether there are reads that the guest issued before a rollback and has not issued again.
     package var hasDisownedReads: Bool {
-        queues.state.withLock { state in (state.lists.unfinished + state.lists.completed).contains { !$0.isOwned } }
+        queues.state.withLock { $0.lists.hasDisownedReads }
     }
 
     private func takeForcedCheckpoints() {

@@ -1,6 +1,5 @@
 // Devices that fail: with every order of events, in the middle of a write, and for real.
 
-import CLinux
 import CheckpointCore
 import FaultHarness
 import Foundation
