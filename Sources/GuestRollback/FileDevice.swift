@@ -63,8 +63,11 @@ public final class FileDevice: GuestDevice {
     public func read(at offset: DeviceOffset, into buffer: TransferBuffer, completion: @escaping Completion) {
         perform(completion) { () throws(EngineError) in
             let count = unsafe ck_read_at(self.file.number, buffer.bytes.baseAddress!, buffer.bytes.count, offset.rawValue)
-            guard try checked(count, "read \(buffer.byteLength) bytes at \(offset)", place: self.name) == Int64(buffer.byteLength.rawValue) else {
-                throw EngineError(.ioFailed, "it ends at \(offset.rawValue + UInt64(count))", remedy: "It was longer: look for who cut it.", place: self.name)
+            guard try checked(count, "read \(buffer.byteLength) bytes at \(offset)", place: self.name) == Int64(buffer.byteLength.rawValue)
+            else {
+                throw EngineError(
+                    .ioFailed, "it ends at \(offset.rawValue + UInt64(count))", remedy: "It was longer: look for who cut it.",
+                    place: self.name)
             }
         }
     }
@@ -135,7 +138,8 @@ public final class FileDevice: GuestDevice {
         }
         guard size > 0, size < 1 << 62, size % UInt64(block) == 0 else {
             throw EngineError(
-                .invalidInput, "its \(size) bytes are no multiple of its block of \(block)", remedy: "Give it a size in whole blocks.", place: path)
+                .invalidInput, "its \(size) bytes are no multiple of its block of \(block)", remedy: "Give it a size in whole blocks.",
+                place: path)
         }
         return (ByteCount(size), ByteCount(UInt64(block)))
     }

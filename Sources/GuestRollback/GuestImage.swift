@@ -1,8 +1,8 @@
 // What a saved checkpoint of a guest has besides the memory: processors, read-only pages, requests with their buffers.
 //
 // The blob "guest", little-endian: the letters "CKGUEST" and a zero; version (u32, 1); the number of pages of the memory (u64); the number of
-// processors (u32), and for each its state: length (u64), bytes; the number of ranges of really read-only pages (u32), and for each: first page, number
-// of pages (u64 each); the number of requests (u32), and for each, in the order of their issue: id, device, offset, length, address, processor
+// processors (u32), and for each its state: length (u64), bytes; the number of ranges of really read-only pages (u32), and for each: first
+// page, number of pages (u64 each); the number of requests (u32), and for each, in the order of their issue: id, device, offset, length, address, processor
 // (u64 each), operation (u8: 1 read, 2 write, 3 flush), status (u8: 0 unfinished, 1 done, 2 device failed, 3 read-only target), the page of
 // status 3 (u64), the length of the text of status 2 (u32) and the text, whether a buffer follows (u8), and the buffer.
 //
@@ -97,7 +97,9 @@ struct GuestImage {
         var ranges: [Range<PageIndex>] = []
         for _ in 0..<(try reader.count(ofAtLeast: 16)) {
             let (first, count) = (try reader.u64(), try reader.u64())
-            guard first <= memoryPages.rawValue, count <= memoryPages.rawValue - first else { throw ImageReader.corrupt("read-only pages beyond the memory") }
+            guard first <= memoryPages.rawValue, count <= memoryPages.rawValue - first else {
+                throw ImageReader.corrupt("read-only pages beyond the memory")
+            }
             ranges.append(PageIndex(first)..<PageIndex(first + count))
         }
         readOnlyPages = PageRanges(ranges)
@@ -147,7 +149,8 @@ private struct ImageReader {
     var isAtEnd: Bool { position == all.count }
 
     static func corrupt(_ reason: String) -> EngineError {
-        EngineError(.corrupt, reason, remedy: "The checkpoint was not made by ckstore, or not by this version of it.", place: GuestImage.regionName)
+        EngineError(
+            .corrupt, reason, remedy: "The checkpoint was not made by ckstore, or not by this version of it.", place: GuestImage.regionName)
     }
 
     private mutating func take(_ count: Int) throws(EngineError) -> Range<Int> {

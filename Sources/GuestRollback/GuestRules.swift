@@ -3,6 +3,10 @@
 // Invariant: the product has one set of rules, `StandardGuestRules`.
 
 import CheckpointCore
+import MachineMemory
+
+/// One of the mappings of a guest's memory.
+package typealias MemoryMapping = KeyPath<GuestMemory, UnsafeMutableRawBufferPointer> & Sendable
 
 /// The decisions that rolling a guest back alone rests on.
 package protocol GuestRules: Sendable {
@@ -24,8 +28,8 @@ package protocol GuestRules: Sendable {
     var rollbackRestoresReadOnly: Bool { get }
     /// Whether a save keeps writes back that have to follow reads that are unfinished in it.
     var saveKeepsWritesBehindReads: Bool { get }
-    /// Whether what devices read into memory is tracked like what processors write.
-    var tracksDeviceData: Bool { get }
+    /// Through which mapping of the memory devices put what they have read.
+    var deviceMapping: MemoryMapping { get }
     /// Whether the unfinished requests of a failed device go to its mirror.
     var failureRedirects: Bool { get }
 }
@@ -52,6 +56,7 @@ package struct StandardGuestRules: GuestRules {
     package var rollbackDisownsReads: Bool { true }
     package var rollbackRestoresReadOnly: Bool { true }
     package var saveKeepsWritesBehindReads: Bool { true }
-    package var tracksDeviceData: Bool { true }
+    /// The one that is tracked: what a device changes has to be rolled back like what a processor changes.
+    package var deviceMapping: MemoryMapping { unsafe \.bytes }
     package var failureRedirects: Bool { true }
 }

@@ -31,12 +31,8 @@ extension IOQueues {
     private func place(_ queued: QueuedRequest) -> RequestCompletion.Status {
         let content = queued.content()
         let bytes = unsafe UnsafeRawBufferPointer(content.bytes)
-        guard rules.tracksDeviceData else {
-            unsafe memory.storeUntracked(bytes, at: queued.request.address)
-            return .done
-        }
         do throws(EngineError) {
-            switch unsafe try memory.store(bytes, at: queued.request.address) {
+            switch unsafe try memory.store(bytes, at: queued.request.address, through: rules.deviceMapping) {
             case .stored: return .done
             case .readOnly(let page): return .readOnlyTarget(page)
             }

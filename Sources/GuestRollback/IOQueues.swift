@@ -81,9 +81,11 @@ final class IOQueues: Sendable {
         guard request.byteLength > .zero, request.byteLength <= options.largestTransfer else {
             throw refuse("\(request.byteLength) bytes, where 1 to \(options.largestTransfer) are allowed")
         }
-        guard request.offset.rawValue <= device.byteLength.rawValue, request.byteLength.rawValue <= device.byteLength.rawValue - request.offset.rawValue
+        let size = device.byteLength.rawValue
+        guard request.offset.rawValue <= size, request.byteLength.rawValue <= size - request.offset.rawValue
         else { throw refuse("\(request.byteLength) bytes at \(request.offset) are not on \(device.name)") }
-        guard request.offset.rawValue % device.blockLength.rawValue == 0, request.byteLength.rawValue % device.blockLength.rawValue == 0 else {
+        guard request.offset.rawValue % device.blockLength.rawValue == 0, request.byteLength.rawValue % device.blockLength.rawValue == 0
+        else {
             throw refuse("no whole blocks of \(device.blockLength) bytes on \(device.name)")
         }
         let length = memory.memory.byteLength.rawValue

@@ -1,9 +1,9 @@
 // A guest's three lists of requests, and what checkpoints and rollbacks do to them. No I/O here.
 //
 // Invariants:
-// - A request is in one list. Held: issued, and its device may not see it before the next checkpoint (or before that is saved). Unfinished: its device
-//   knows of it, or will as soon as earlier requests for the same bytes are finished. Completed: finished since the last checkpoint, or before
-//   it without the guest having been told.
+// - A request is in one list. Held: issued, and its device may not see it before the next checkpoint (or before that is saved). Unfinished: its
+//   device knows of it, or will as soon as earlier requests for the same bytes are finished. Completed: finished since the last checkpoint, or
+//   before it without the guest having been told.
 // - Held and unfinished requests are in the order of their issue. Completed ones are in two parts, so that the next one to tell the guest of is found
 //   at once: those that it is to be told of, in the order of their completion, and those that it was told of.
 // - A write that left the list of held ones is never issued again by its guest: it left at a checkpoint, which knows of it.
@@ -128,13 +128,14 @@ struct QueueState {
 
     /// What `save` returned is durable: lets those held requests go that it knows of.
     ///
-    /// A guest that is made again from there repeats the reads that are unfinished in it. A write that has to follow one of those stays until they are
-    /// finished in a save: otherwise the repeated read would find it.
+    /// A guest that is made again from there repeats the reads that are unfinished in it. A write that has to follow one of those stays until they
+    /// are finished in a save: otherwise the repeated read would find it.
     mutating func releaseSaved() {
         let rules = rules
         let repeated = (unfinished + completed).filter { $0.isSavedUnfinished && $0.request.operation == .read }
         release { queued in
-            !rules.saveKeepsWritesBehindReads || !repeated.contains { $0.issue < queued.issue && rules.mustFollow($0.request, queued.request) }
+            let repeatedBefore = repeated.filter { $0.issue < queued.issue && rules.mustFollow($0.request, queued.request) }
+            return repeatedBefore.isEmpty || !rules.saveKeepsWritesBehindReads
         }
     }
 

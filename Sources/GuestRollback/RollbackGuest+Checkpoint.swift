@@ -10,8 +10,8 @@ import Threading
 import Units
 
 extension RollbackGuest {
-    /// Makes the guest's present state its checkpoint, and lets go what it has written to its devices since the one before. Stops the guest for as
-    /// long as it takes to protect what was written: about 1 us a page. The checkpoint is as durable as this process.
+    /// Makes the guest's present state its checkpoint, and lets go what it has written to its devices since the one before. Stops the guest for
+    /// as long as it takes to protect what was written. The checkpoint is as durable as this process.
     ///
     /// - Throws: what a processor throws; when the system refuses to protect memory. The guest runs, its last checkpoint is whole.
     @discardableResult

@@ -32,7 +32,8 @@ extension RollbackGuest {
                 let isIncrement = sink.parentID != nil && sink.parentID == saved.lastSave
                 try put(isIncrement ? memory.unsavedPages : PageRanges(memory.memory.allPages), in: sink)
                 let image = GuestImage(
-                    memoryPages: memory.memory.pageCount, states: states, readOnlyPages: saved.readOnlyPages, requests: queues.savedRequests())
+                    memoryPages: memory.memory.pageCount, states: states, readOnlyPages: saved.readOnlyPages,
+                    requests: queues.savedRequests())
                 try sink.putBlob(GuestImage.regionName, image.encoded())
                 let receipt = try sink.commit()
                 saved.lastSave = receipt.id
@@ -64,8 +65,8 @@ extension RollbackGuest {
         }
     }
 
-    /// Makes a guest from a saved checkpoint: memory, processors, requests. Its processors go on with its first `checkpoint`; then what was finished is
-    /// delivered from the saved buffers, and what was not is carried out.
+    /// Makes a guest from a saved checkpoint: memory, processors, requests. Its processors go on with its first `checkpoint`; then what was
+    /// finished is delivered from the saved buffers, and what was not is carried out.
     ///
     /// - Parameters:
     ///   - memory: of the same name and size as the saved one; what is in it is lost.
@@ -78,11 +79,13 @@ extension RollbackGuest {
         devices: [MirroredDevice] = [], options: GuestOptions = GuestOptions()
     ) throws(EngineError) {
         try self.init(
-            name, restoring: source, memory: memory, processors: processors, devices: devices, options: options, rules: StandardGuestRules())
+            name, restoring: source, memory: memory, processors: processors, devices: devices, options: options, rules: StandardGuestRules()
+        )
     }
 
     package convenience init(
-        _ name: String, restoring source: any CheckpointSource, memory: GuestMemory, processors: [any GuestProcessor], devices: [MirroredDevice],
+        _ name: String, restoring source: any CheckpointSource, memory: GuestMemory, processors: [any GuestProcessor],
+        devices: [MirroredDevice],
         options: GuestOptions, rules: any GuestRules
     ) throws(EngineError) {
         let image = try GuestImage(try source.blob(GuestImage.regionName, limit: GuestImage.limit))

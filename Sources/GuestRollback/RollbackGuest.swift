@@ -144,7 +144,8 @@ public final class RollbackGuest: Sendable {
     /// Takes a half of a device out of use, as when it had answered with an error: one that hangs. Its unfinished requests go to the
     /// alternate. The guest hears of it only when there is none.
     public func fail(_ device: DeviceIndex, half: Int, because reason: String) {
-        precondition(device.int < queues.devices.count && queues.devices[device.int].halves.indices.contains(half), "one of the guest's devices")
+        precondition(
+            device.int < queues.devices.count && queues.devices[device.int].halves.indices.contains(half), "one of the guest's devices")
         let name = queues.devices[device.int].halves[half].name
         queues.fail(HalfIndex(device: device, half: half), EngineError(.ioFailed, reason, remedy: "Replace the device.", place: name))
     }

@@ -1,10 +1,11 @@
 // A guest's memory: rolled back by a log of old content, with two kinds of read-only that never meet.
 //
 // Invariants:
-// - The temporary mark is userfaultfd's write protection: a bit of the page table's entry. A write to such a page waits, its old content goes into the
-//   log, the mark is taken away, the write goes on. Whoever writes learns nothing of it: there is no signal.
-// - The real mark is the mapping's own permission (mprotect). The kernel looks at it before it looks at the bit: a write to such a page is refused
-//   with a signal or EFAULT, never waits, never gets into the log. Both marks of a page may be set at once, and each is changed without the other.
+// - The temporary mark is userfaultfd's write protection: a bit of the page table's entry. A write to such a page waits, its old content goes
+//   into the log, the mark is taken away, the write goes on. Whoever writes learns nothing of it: there is no signal.
+// - The real mark is the mapping's own permission (mprotect). The kernel looks at it before it looks at the bit: a write to such a page is
+//   refused with a signal or EFAULT (KVM: KVM_RUN fails with EFAULT), never waits, never gets into the log. A page may have both marks, and each
+//   is changed without the other.
 // - A page's content goes into the log before the page can be written.
 // - Which pages are really read-only belongs to the guest's state and is rolled back with it.
 
@@ -204,14 +205,17 @@ final class TrackedMemory: Sendable {
     // MARK: Stores and loads
 
     /// Stores bytes. Waits when a page has to be logged first.
+    /// - Parameter mapping: which of the memory's mappings takes them; only the one that processors use is tracked.
     /// - Throws: `.invalidInput` when the memory ends before the bytes do; `.ioFailed` when the memory itself fails.
-    func store(_ bytes: UnsafeRawBufferPointer, at address: GuestAddress) throws(EngineError) -> StoreOutcome {
-        let target = unsafe try place(address, ByteCount(bytes.count))
+    func store(
+        _ bytes: UnsafeRawBufferPointer, at address: GuestAddress, through mapping: MemoryMapping = unsafe \.bytes
+    ) throws(EngineError) -> StoreOutcome {
+        let target = unsafe try place(address, ByteCount(bytes.count), mapping)
         guard unsafe !bytes.isEmpty else { return .stored }
         var fault = ck_fault()
         let result = unsafe ck_guarded_store(target.baseAddress!, bytes.baseAddress!, bytes.count, Self.copy, 0, &fault)
         guard result != 0 else { return .stored }
-        let offset = unsafe UInt64(fault.address) - UInt64(UInt(bitPattern: memory.bytes.baseAddress!))
+        let offset = unsafe UInt64(fault.address) - UInt64(UInt(bitPattern: memory[keyPath: mapping].baseAddress!))
         guard fault.signal == SIGSEGV else {
             throw EngineError(
                 .ioFailed, "the memory at \(offset) failed (signal \(fault.signal))",
@@ -223,21 +227,18 @@ final class TrackedMemory: Sendable {
     /// Copies bytes out of the memory.
     /// - Throws: `.invalidInput` when the memory ends before the buffer does.
     func load(_ buffer: UnsafeMutableRawBufferPointer, from address: GuestAddress) throws(EngineError) {
-        unsafe buffer.copyMemory(from: UnsafeRawBufferPointer(try place(address, ByteCount(buffer.count))))
+        unsafe buffer.copyMemory(from: UnsafeRawBufferPointer(try place(address, ByteCount(buffer.count), \.bytes)))
     }
 
-    /// Stores bytes past the tracking. Only a broken rule does that.
-    func storeUntracked(_ bytes: UnsafeRawBufferPointer, at address: GuestAddress) {
-        unsafe UnsafeMutableRawBufferPointer(rebasing: memory.deviceBytes[address.int..<address.int + bytes.count]).copyMemory(from: bytes)
-    }
-
-    private func place(_ address: GuestAddress, _ count: ByteCount) throws(EngineError) -> UnsafeMutableRawBufferPointer {
+    private func place(
+        _ address: GuestAddress, _ count: ByteCount, _ mapping: MemoryMapping
+    ) throws(EngineError) -> UnsafeMutableRawBufferPointer {
         guard address.rawValue <= memory.byteLength.rawValue, count.rawValue <= memory.byteLength.rawValue - address.rawValue else {
             throw EngineError(
                 .invalidInput, "\(count) bytes at \(address) are not in the memory of \(memory.byteLength) bytes",
                 remedy: "Check the guest's addresses.", place: memory.name)
         }
-        return unsafe UnsafeMutableRawBufferPointer(rebasing: memory.bytes[address.int..<address.int + count.int])
+        return unsafe UnsafeMutableRawBufferPointer(rebasing: memory[keyPath: mapping][address.int..<address.int + count.int])
     }
 
     private static let copy: ck_copy_routine = { to, from, count, _ in unsafe memcpy(to!, from!, count) }

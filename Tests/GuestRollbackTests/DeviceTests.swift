@@ -36,7 +36,8 @@ final class FailingDisk {
         try tool("/usr/bin/mount", "-t", "tmpfs", "-o", "size=\(content.count + (1 << 20)),mode=0700", "ckstore-test", folder)
         let file = folder + "/disk"
         do {
-            _ = FileManager.default.createFile(atPath: file, contents: isSparse ? Data() : Data(content), attributes: [.posixPermissions: 0o600])
+            _ = FileManager.default.createFile(
+                atPath: file, contents: isSparse ? Data() : Data(content), attributes: [.posixPermissions: 0o600])
             try tool("/usr/bin/truncate", "-s", "\(content.count)", file)
             path = try tool("/usr/sbin/losetup", "--show", "-f", file)
         } catch {
@@ -66,7 +67,9 @@ final class FailingDisk {
 let canUseLoopDevices = getuid() == 0 && FileManager.default.fileExists(atPath: "/dev/loop-control")
 
 @Suite(.serialized) struct GuestDeviceTests {
-    @Test func `property 5: a device that dies in mid-write or hangs, at every event boundary: the data is on the alternate, once`() async throws {
+    @Test func `property 5: a device that dies in mid-write or hangs, at every event boundary: the data is on the alternate, once`()
+        async throws
+    {
         try await onPlainThread {
             let write: [ToyOperation] = [.store(word: 0), .write(device: 0, sector: 0, sectors: 2, page: 0), .wait]
             let read: [ToyOperation] = [.read(device: 0, sector: 0, sectors: 1, slot: 0), .wait]
@@ -98,7 +101,8 @@ let canUseLoopDevices = getuid() == 0 && FileManager.default.fileExists(atPath: 
             disk.complete(1)
             try guest.read(3, sector: 2)
             let told = try processor.wait(for: 3)
-            guard Set(told.map(\.request.rawValue)) == [1, 2, 3], told.allSatisfy({ $0.status != .done }), guest.failedDevices.count == 1 else {
+            guard Set(told.map(\.request.rawValue)) == [1, 2, 3], told.allSatisfy({ $0.status != .done }), guest.failedDevices.count == 1
+            else {
                 throw TestFailure("\(told)")
             }
             // What it was doing when it failed harms nobody.
@@ -107,7 +111,9 @@ let canUseLoopDevices = getuid() == 0 && FileManager.default.fileExists(atPath: 
             // A rollback tells again what the checkpoint knows of.
             try guest.checkpoint()
             try guest.rollBack()
-            guard guest.waitUntilSettled(milliseconds: 5000), processor.completions.withLock({ $0.count }) == 3 else { throw TestFailure("told again") }
+            guard guest.waitUntilSettled(milliseconds: 5000), processor.completions.withLock({ $0.count }) == 3 else {
+                throw TestFailure("told again")
+            }
         }
     }
 
@@ -179,7 +185,8 @@ let canUseLoopDevices = getuid() == 0 && FileManager.default.fileExists(atPath: 
     @Test func `files are read, written and flushed; what is none is refused`() async throws {
         try await onPlainThread {
             let folder = NSTemporaryDirectory() + "ckstore-" + UUID().uuidString
-            try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: false, attributes: [.posixPermissions: 0o700])
+            try FileManager.default.createDirectory(
+                atPath: folder, withIntermediateDirectories: false, attributes: [.posixPermissions: 0o700])
             defer { try? FileManager.default.removeItem(atPath: folder) }
             let content = ManualDevice.content(sectors: 64, seed: 2)
             _ = FileManager.default.createFile(atPath: folder + "/disk", contents: Data(content), attributes: [.posixPermissions: 0o600])
@@ -208,9 +215,13 @@ let canUseLoopDevices = getuid() == 0 && FileManager.default.fileExists(atPath: 
             device.close()
             guard failure({ try wait { device.flush(completion: $0) } })?.code == .ioFailed else { throw TestFailure("closed and alive") }
             for (path, code) in [("/none", EngineError.Code.notFound), ("/odd", .invalidInput)] {
-                guard failure({ _ = try FileDevice("x", path: folder + path, caching: .writeThrough) })?.code == code else { throw TestFailure(path) }
+                guard failure({ _ = try FileDevice("x", path: folder + path, caching: .writeThrough) })?.code == code else {
+                    throw TestFailure(path)
+                }
             }
-            guard failure({ _ = try FileDevice("x", path: "/dev/zero", caching: .writeThrough) })?.code == .invalidInput else { throw TestFailure("/dev/zero") }
+            guard failure({ _ = try FileDevice("x", path: "/dev/zero", caching: .writeThrough) })?.code == .invalidInput else {
+                throw TestFailure("/dev/zero")
+            }
         }
     }
 }
@@ -239,7 +250,9 @@ extension IdleProcessor {
             let isThere = id.map { id in told.contains { $0.request.rawValue == id } } ?? (Set(told.map(\.request)).count >= count)
             return isThere ? told : nil
         }
-        guard let told else { throw TestFailure("not told of \(id.map { "request \($0)" } ?? "\(count) requests"): \(completions.withLock { $0 })") }
+        guard let told else {
+            throw TestFailure("not told of \(id.map { "request \($0)" } ?? "\(count) requests"): \(completions.withLock { $0 })")
+        }
         return told
     }
 }

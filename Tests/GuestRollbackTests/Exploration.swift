@@ -113,7 +113,9 @@ struct ToyRun {
                 if events.isEmpty {
                     if isHalted { break }
                     // Only a checkpoint lets go what it waits for.
-                    guard !test.guest.queueReport.held.isEmpty else { throw TestFailure("nothing can happen any more: \(test.guest.queueReport)") }
+                    guard !test.guest.queueReport.held.isEmpty else {
+                        throw TestFailure("nothing can happen any more: \(test.guest.queueReport)")
+                    }
                     try perform(.checkpoint, &blocked)
                     continue
                 }
@@ -131,13 +133,17 @@ struct ToyRun {
 
     private func enabled(_ blocked: Set<Int>) -> [ToyEvent] {
         var events: [ToyEvent] = []
-        for (index, processor) in test.processors.enumerated() where !blocked.contains(index) && !processor.machine.isHalted { events.append(.step(index)) }
+        for (index, processor) in test.processors.enumerated() where !blocked.contains(index) && !processor.machine.isHalted {
+            events.append(.step(index))
+        }
         for (index, device) in test.devices.enumerated() {
             if !isBroken.contains(index) {
                 for waiting in 0..<device.waitingCount { events.append(.complete(device: index, isMirror: false, index: waiting)) }
             }
             if !test.alternates.isEmpty {
-                for waiting in 0..<test.alternates[index].waitingCount { events.append(.complete(device: index, isMirror: true, index: waiting)) }
+                for waiting in 0..<test.alternates[index].waitingCount {
+                    events.append(.complete(device: index, isMirror: true, index: waiting))
+                }
             }
             if budget.failures > 0 {
                 if device.waitingCount > 0 { events.append(.tear(device: index)) }
@@ -221,7 +227,8 @@ func exploreAll(
     var runs = 0
     let layout = ToyLayout(workPages: 1, slots: 2, sectors: 8)
     repeat {
-        let test = try TestGuest(stepped: [ToyMachine(layout: layout, seed: 0, length: 0, script: script)], diskSectors: 8, mirrored: mirrored, rules: rules)
+        let test = try TestGuest(
+            stepped: [ToyMachine(layout: layout, seed: 0, length: 0, script: script)], diskSectors: 8, mirrored: mirrored, rules: rules)
         defer { test.close() }
         var run = ToyRun(test, budget)
         try run.run(&chooser)

@@ -3,13 +3,15 @@
 import CheckpointCore
 import FaultHarness
 import GuestRollback
+import MachineMemory
 import Testing
 import Units
 
 /// The rules with one of them broken.
 struct BrokenRules: GuestRules {
     enum Defect: String, CaseIterable {
-        case writesAreNotHeld, flushesAreNotHeld, requestsOvertakeEachOther, readsDoNotSeeHeldWrites, rollbackKeepsHeld, rollbackDoesNotDeliverAgain
+        case writesAreNotHeld, flushesAreNotHeld, requestsOvertakeEachOther, readsDoNotSeeHeldWrites, rollbackKeepsHeld,
+            rollbackDoesNotDeliverAgain
         case rollbackRepeatsUnfinished, rollbackKeepsReads, rollbackForgetsReadOnly, deviceDataIsNotTracked, failureLosesRequests
         case saveLetsWritesOvertakeReads
     }
@@ -34,7 +36,7 @@ struct BrokenRules: GuestRules {
     var rollbackDisownsReads: Bool { defect != .rollbackKeepsReads }
     var rollbackRestoresReadOnly: Bool { defect != .rollbackForgetsReadOnly }
     var saveKeepsWritesBehindReads: Bool { defect != .saveLetsWritesOvertakeReads }
-    var tracksDeviceData: Bool { defect != .deviceDataIsNotTracked }
+    var deviceMapping: MemoryMapping { defect == .deviceDataIsNotTracked ? unsafe \.deviceBytes : unsafe \.bytes }
     var failureRedirects: Bool { defect != .failureLosesRequests }
 }
 

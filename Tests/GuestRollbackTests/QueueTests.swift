@@ -13,7 +13,8 @@ import Units
     ]
     /// A read and a write that have nothing to do with each other.
     static let independent: [ToyOperation] = [
-        .store(word: 0), .write(device: 0, sector: 2, sectors: 1, page: 0), .read(device: 0, sector: 0, sectors: 1, slot: 0), .store(word: 0),
+        .store(word: 0), .write(device: 0, sector: 2, sectors: 1, page: 0), .read(device: 0, sector: 0, sectors: 1, slot: 0),
+        .store(word: 0),
     ]
     /// A read before a write to its bytes, and a flush.
     static let ordered: [ToyOperation] = [
@@ -21,11 +22,14 @@ import Units
     ]
     /// Read-only pages and stores into them.
     static let marked: [ToyOperation] = [
-        .storeMarked, .mark(readOnly: true), .storeMarked, .read(device: 0, sector: 0, sectors: 1, slot: 0), .mark(readOnly: false), .storeMarked,
+        .storeMarked, .mark(readOnly: true), .storeMarked, .read(device: 0, sector: 0, sectors: 1, slot: 0), .mark(readOnly: false),
+        .storeMarked,
     ]
 
     @Test(arguments: [dependent, independent, ordered, marked])
-    func `properties 1 to 3: a rollback at every event boundary of a short trace ends like an undisturbed run`(_ script: [ToyOperation]) async throws {
+    func `properties 1 to 3: a rollback at every event boundary of a short trace ends like an undisturbed run`(_ script: [ToyOperation])
+        async throws
+    {
         try await onPlainThread {
             let runs = try exploreAll(script, EventBudget(checkpoints: 1, rollBacks: 1))
             print("\(runs) orders of events")

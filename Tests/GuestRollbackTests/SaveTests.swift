@@ -47,7 +47,9 @@ struct FailingStore: CheckpointDataStore {
         func commit() throws(EngineError) -> CheckpointReceipt { throw EngineError(.noSpace, "full") }
         func abort() { under.abort() }
     }
-    func begin(_ name: String, parent: String?) throws(EngineError) -> any CheckpointSink { Sink(under: try under.begin(name, parent: parent)) }
+    func begin(_ name: String, parent: String?) throws(EngineError) -> any CheckpointSink {
+        Sink(under: try under.begin(name, parent: parent))
+    }
     func source(_ name: String) throws(EngineError) -> any CheckpointSource { try under.source(name) }
     func latest() throws(EngineError) -> String? { try under.latest() }
 }
@@ -72,7 +74,9 @@ struct ChangedSource: CheckpointSource {
         print("seed \(seed)")
         try await onPlainThread {
             for number in 0..<8 {
-                do { try Self.dieAndGoOn(SeededGenerator(seed: seed, UInt64(number))) } catch { throw TestFailure("seed \(seed), \(number): \(error)") }
+                do { try Self.dieAndGoOn(SeededGenerator(seed: seed, UInt64(number))) } catch {
+                    throw TestFailure("seed \(seed), \(number): \(error)")
+                }
             }
         }
     }
@@ -95,7 +99,8 @@ struct ChangedSource: CheckpointSource {
                 try saves == 0
                 ? RollbackGuest("g", memory: memory, processors: [processor], devices: pairs, options: options, rules: rules)
                 : RollbackGuest(
-                    "g", restoring: try place.data.source("save\(saves)"), memory: memory, processors: [processor], devices: pairs, options: options,
+                    "g", restoring: try place.data.source("save\(saves)"), memory: memory, processors: [processor], devices: pairs,
+                    options: options,
                     rules: rules)
             processor.world.guest = guest
             defer {
@@ -141,7 +146,8 @@ struct ChangedSource: CheckpointSource {
         }
     }
 
-    private static func compare(_ start: ToyMachine, _ end: ToyMachine, _ memory: [UInt8], _ disks: [[UInt8]], _ contents: [[UInt8]]) throws {
+    private static func compare(_ start: ToyMachine, _ end: ToyMachine, _ memory: [UInt8], _ disks: [[UInt8]], _ contents: [[UInt8]]) throws
+    {
         let model = ToyModel(memory: memory.count, disks: contents)
         let expected = try model.run([start])[0]
         guard end.encoded() == expected.encoded() else { throw TestFailure("registers differ") }
@@ -153,16 +159,24 @@ struct ChangedSource: CheckpointSource {
         try await onPlainThread {
             let place = try ScratchStore()
             let script: [ToyOperation] = [.store(word: 1), .write(device: 0, sector: 0, sectors: 1, page: 0), .store(word: 2), .wait]
-            let test = try TestGuest(stepped: [ToyMachine(layout: ToyLayout(), seed: 0, length: 0, script: script)], options: GuestOptions(releasesWhenSaved: true))
+            let test = try TestGuest(
+                stepped: [ToyMachine(layout: ToyLayout(), seed: 0, length: 0, script: script)],
+                options: GuestOptions(releasesWhenSaved: true))
             defer { test.close() }
-            guard failure({ try test.guest.save(into: place.data, as: "a") })?.code == .invalidInput else { throw TestFailure("saved nothing") }
+            guard failure({ try test.guest.save(into: place.data, as: "a") })?.code == .invalidInput else {
+                throw TestFailure("saved nothing")
+            }
             try test.guest.checkpoint()
             for _ in 0..<2 { _ = try test.processors[0].step() }
             try test.guest.checkpoint()
             let saved = test.memoryBytes
             _ = try test.processors[0].step()
-            guard failure({ try test.guest.save(into: FailingStore(under: place.data), as: "a") })?.code == .noSpace else { throw TestFailure("no failure") }
-            guard test.devices[0].waitingCount == 0, test.guest.queueReport.held == [RequestID(UInt64(1))] else { throw TestFailure("let go") }
+            guard failure({ try test.guest.save(into: FailingStore(under: place.data), as: "a") })?.code == .noSpace else {
+                throw TestFailure("no failure")
+            }
+            guard test.devices[0].waitingCount == 0, test.guest.queueReport.held == [RequestID(UInt64(1))] else {
+                throw TestFailure("let go")
+            }
             // Known to the checkpoint, it stays through a rollback.
             try test.guest.rollBack()
             _ = try test.processors[0].step()
@@ -183,7 +197,8 @@ struct ChangedSource: CheckpointSource {
         try await onPlainThread {
             let place = try ScratchStore()
             let script: [ToyOperation] = [
-                .mark(readOnly: true), .read(device: 0, sector: 0, sectors: 1, slot: 0), .write(device: 0, sector: 0, sectors: 1, page: 0), .wait, .flush(device: 0),
+                .mark(readOnly: true), .read(device: 0, sector: 0, sectors: 1, slot: 0), .write(device: 0, sector: 0, sectors: 1, page: 0),
+                .wait, .flush(device: 0),
             ]
             let test = try TestGuest(stepped: [ToyMachine(layout: ToyLayout(), seed: 0, length: 0, script: script)])
             defer { test.close() }
@@ -208,9 +223,12 @@ struct ChangedSource: CheckpointSource {
                 }
             }
             guard restore(right) == nil else { throw TestFailure("the right one: \(restore(right)!)") }
-            guard restore(right, pages: 4)?.code == .mismatch, restore(right, processors: 2)?.code == .mismatch, restore(right, devices: 0)?.code == .invalidInput
+            guard restore(right, pages: 4)?.code == .mismatch, restore(right, processors: 2)?.code == .mismatch,
+                restore(right, devices: 0)?.code == .invalidInput
             else { throw TestFailure("what does not fit") }
-            for length in stride(from: 0, to: right.count, by: 5) { guard restore(Array(right[..<length]))?.code == .corrupt else { throw TestFailure("cut at \(length)") } }
+            for length in stride(from: 0, to: right.count, by: 5) {
+                guard restore(Array(right[..<length]))?.code == .corrupt else { throw TestFailure("cut at \(length)") }
+            }
             guard restore(right + [0])?.code == .corrupt else { throw TestFailure("longer") }
             var newer = right
             newer[8] = 2

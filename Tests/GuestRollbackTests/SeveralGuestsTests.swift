@@ -79,7 +79,9 @@ final class RunningGuest {
     @Test func `property 1: a rollback of one guest neither stops nor changes another`() async throws {
         try await onPlainThread {
             let tests = try (0..<2).map { number in
-                try TestGuest([ToyMachine(layout: ToyLayout(), seed: UInt64(number), length: 60)], name: "g\(number)") { SteppedProcessor($0) }
+                try TestGuest([ToyMachine(layout: ToyLayout(), seed: UInt64(number), length: 60)], name: "g\(number)") {
+                    SteppedProcessor($0)
+                }
             }
             defer { for test in tests { test.close() } }
             for test in tests { try test.guest.checkpoint() }
@@ -114,7 +116,8 @@ final class RunningGuest {
             func make(_ name: String, _ device: String) throws -> RollbackGuest {
                 try controller.add(
                     name, memory: try GuestMemory(name, byteLength: .kibibytes(64)), processors: [IdleProcessor()],
-                    devices: [try MirroredDevice(ManualDevice(device, [UInt8](repeating: 0, count: 4096)))], options: GuestOptions(queueDepth: 3))
+                    devices: [try MirroredDevice(ManualDevice(device, [UInt8](repeating: 0, count: 4096)))],
+                    options: GuestOptions(queueDepth: 3))
             }
             let guest = try make("a", "disk")
             guard failure({ _ = try make("a", "other") })?.code == .busy, failure({ _ = try make("b", "disk") })?.code == .busy else {
@@ -129,20 +132,26 @@ final class RunningGuest {
                 failure {
                     try guest.submit(
                         GuestRequest(
-                            id: RequestID(id), operation, device: DeviceIndex(device), offset: DeviceOffset(offset), byteLength: ByteCount(length),
+                            id: RequestID(id), operation, device: DeviceIndex(device), offset: DeviceOffset(offset),
+                            byteLength: ByteCount(length),
                             address: GuestAddress(address), processor: ProcessorIndex(processor)))
                 }?.code
             }
             let refused = [
-                code(device: 1), code(processor: 1), code(offset: 4096), code(offset: UInt64.max - 511), code(length: 0), code(length: 100), code(offset: 1),
-                code(length: 1 << 40), code(address: 64 << 10), code(address: UInt64.max), code(.write, address: (64 << 10) - 511), code(.flush),
+                code(device: 1), code(processor: 1), code(offset: 4096), code(offset: UInt64.max - 511), code(length: 0), code(length: 100),
+                code(offset: 1),
+                code(length: 1 << 40), code(address: 64 << 10), code(address: UInt64.max), code(.write, address: (64 << 10) - 511),
+                code(.flush),
             ]
             guard refused.allSatisfy({ $0 == .invalidInput }) else { throw TestFailure("\(refused)") }
-            guard code(id: 1) == nil, code(id: 1) == .invalidInput, code(id: 2) == nil, code(.flush, id: 3, length: 0) == nil, code(id: 4) == .busy else {
+            guard code(id: 1) == nil, code(id: 1) == .invalidInput, code(id: 2) == nil, code(.flush, id: 3, length: 0) == nil,
+                code(id: 4) == .busy
+            else {
                 throw TestFailure("ids and depth")
             }
             guard failure({ try guest.put(1, at: 64 << 10) })?.code == .invalidInput else { throw TestFailure("a store beyond the end") }
-            guard failure({ _ = try MirroredDevice(ManualDevice("x", [1, 2]), alternate: ManualDevice("y", [1])) })?.code == .mismatch else {
+            guard failure({ _ = try MirroredDevice(ManualDevice("x", [1, 2]), alternate: ManualDevice("y", [1])) })?.code == .mismatch
+            else {
                 throw TestFailure("a short alternate")
             }
             try controller.remove("a")

@@ -10,7 +10,11 @@ import Units
 /// A device in memory that records what it is asked for and does it when the test says so.
 final class ManualDevice: GuestDevice {
     struct Waiting {
-        enum What { case read(TransferBuffer), write(TransferBuffer), flush }
+        enum What {
+            case read(TransferBuffer)
+            case write(TransferBuffer)
+            case flush
+        }
         var number: Int
         var id: RequestID?
         var offset: DeviceOffset
@@ -45,7 +49,9 @@ final class ManualDevice: GuestDevice {
         }
     }
 
-    func read(at offset: DeviceOffset, into buffer: TransferBuffer, completion: @escaping Completion) { add(nil, offset, .read(buffer), completion) }
+    func read(at offset: DeviceOffset, into buffer: TransferBuffer, completion: @escaping Completion) {
+        add(nil, offset, .read(buffer), completion)
+    }
     func write(_ id: RequestID, at offset: DeviceOffset, _ buffer: TransferBuffer, completion: @escaping Completion) {
         add(id, offset, .write(buffer), completion)
     }

@@ -19,7 +19,8 @@ final class TestGuest<Processor: ToyProcessor> {
     private let contents: [[UInt8]]
 
     init(
-        _ machines: [ToyMachine], name: String = "guest", diskSectors: Int = 64, mirrored: Bool = false, options: GuestOptions = GuestOptions(),
+        _ machines: [ToyMachine], name: String = "guest", diskSectors: Int = 64, mirrored: Bool = false,
+        options: GuestOptions = GuestOptions(),
         sharing: GuestMemory.Sharing = .anonymous, rules: any GuestRules = StandardGuestRules(), make: (ToyMachine) -> Processor
     ) throws {
         self.machines = machines
@@ -49,9 +50,13 @@ final class TestGuest<Processor: ToyProcessor> {
         let expected = try model.run(machines)
         for (index, (processor, expected)) in zip(processors, expected).enumerated() {
             let machine = processor.machine
-            guard machine.unexpected == 0 else { throw TestFailure("processor \(index): \(machine.unexpected) completions that nobody asked for") }
+            guard machine.unexpected == 0 else {
+                throw TestFailure("processor \(index): \(machine.unexpected) completions that nobody asked for")
+            }
             guard machine.encoded() == expected.encoded() else {
-                throw TestFailure("processor \(index) ends as \(machine.step)/\(machine.accumulator), the model as \(expected.step)/\(expected.accumulator)")
+                throw TestFailure(
+                    "processor \(index) ends as \(machine.step)/\(machine.accumulator), the model as \(expected.step)/\(expected.accumulator)"
+                )
             }
         }
         guard memoryBytes == model.memory else {
@@ -76,7 +81,9 @@ final class TestGuest<Processor: ToyProcessor> {
         }
         guard device.content == disk else { throw TestFailure("\(device.name): content differs") }
         guard onlyDevice else { return }
-        guard Set(device.writes) == Set(model.writes) else { throw TestFailure("\(device.name): \(device.writes.count) writes, not \(model.writes.count) as expected") }
+        guard Set(device.writes) == Set(model.writes) else {
+            throw TestFailure("\(device.name): \(device.writes.count) writes, not \(model.writes.count) as expected")
+        }
     }
 
     /// Waits until the guest has been told of everything that is finished.
@@ -91,6 +98,8 @@ extension TestGuest where Processor == SteppedProcessor {
         stepped machines: [ToyMachine], diskSectors: Int = 64, mirrored: Bool = false, options: GuestOptions = GuestOptions(),
         sharing: GuestMemory.Sharing = .anonymous, rules: any GuestRules = StandardGuestRules()
     ) throws {
-        try self.init(machines, diskSectors: diskSectors, mirrored: mirrored, options: options, sharing: sharing, rules: rules) { SteppedProcessor($0) }
+        try self.init(machines, diskSectors: diskSectors, mirrored: mirrored, options: options, sharing: sharing, rules: rules) {
+            SteppedProcessor($0)
+        }
     }
 }

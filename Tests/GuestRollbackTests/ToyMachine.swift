@@ -5,8 +5,8 @@
 //   waited for the read.
 // - Its registers are all that it has outside its memory, and the random numbers come out of them: put back, they repeat the program.
 
-import GuestRollback
 import FaultHarness
+import GuestRollback
 import Units
 
 /// What a toy machine works on: a real guest, or the model of one.
@@ -123,7 +123,9 @@ struct ToyMachine {
         switch operation {
         case .store(let word):
             accumulator = SeededMix.mix(accumulator ^ UInt64(word))
-            guard try world.store(accumulator, at: layout.address(page: 0, word: word)) else { throw TestFailure("a page that may be written was refused") }
+            guard try world.store(accumulator, at: layout.address(page: 0, word: word)) else {
+                throw TestFailure("a page that may be written was refused")
+            }
         case .load(let word): accumulator = SeededMix.mix(accumulator ^ (try world.load(layout.address(page: 0, word: word))))
         case .read(let device, let sector, let sectors, let slot):
             guard try makeRoom(in: world) else { return .blocked }
@@ -175,7 +177,8 @@ struct ToyMachine {
         pending.append(ToyPending(id: id, slot: slot, byteLength: sectors * 512))
         try world.submit(
             GuestRequest(
-                id: RequestID(id), operation, device: DeviceIndex(device), offset: DeviceOffset(sector * 512), byteLength: ByteCount(sectors * 512),
+                id: RequestID(id), operation, device: DeviceIndex(device), offset: DeviceOffset(sector * 512),
+                byteLength: ByteCount(sectors * 512),
                 address: address, processor: layout.index))
     }
 
@@ -192,9 +195,14 @@ struct ToyMachine {
         let words = stride(from: 0, to: bytes.count, by: 8).map { start in
             (0..<8).reduce(UInt64(0)) { $0 | UInt64(bytes[start + $1]) << (8 * $1) }
         }
-        (step, accumulator, nextID, isMarked, violations, unexpected) = (Int(words[0]), words[1], words[2], words[3] == 1, words[4], words[5])
+        (step, accumulator, nextID, isMarked, violations, unexpected) = (
+            Int(words[0]), words[1], words[2], words[3] == 1, words[4], words[5]
+        )
         let count = Int(words[6])
-        pending = (0..<count).map { ToyPending(id: words[7 + 3 * $0], slot: words[8 + 3 * $0] == 0 ? nil : Int(words[8 + 3 * $0]) - 1, byteLength: Int(words[9 + 3 * $0])) }
+        pending = (0..<count).map {
+            ToyPending(
+                id: words[7 + 3 * $0], slot: words[8 + 3 * $0] == 0 ? nil : Int(words[8 + 3 * $0]) - 1, byteLength: Int(words[9 + 3 * $0]))
+        }
         inbox = [:]
         for index in stride(from: 7 + 3 * count, to: words.count, by: 2) { inbox[words[index]] = words[index + 1] }
     }

@@ -82,7 +82,9 @@ final class SteppedProcessor: ToyProcessor {
         if failsToRestore.withLock({ flag in
             defer { flag = false }
             return flag
-        }) { throw EngineError(.refused, "not now") }
+        }) {
+            throw EngineError(.refused, "not now")
+        }
         registers.withLock { registers in
             registers.arrived = []
             registers.machine.decode(bytes)
