@@ -39,9 +39,14 @@ final class CheckpointPressure: Sendable {
         state.wake()
     }
 
-    /// Waits for a demand. False: it is over.
-    func nextDemand() -> Bool {
-        state.waitFor { $0.isOver ? false : $0.isDemanded && !$0.isStopping ? true : nil }
+    /// Why somebody who takes checkpoints is called.
+    enum Call { case demand, interval, end }
+
+    /// Waits for a demand, for the end, or at most for `milliseconds`; nil: no limit.
+    func nextCall(milliseconds: Int?) -> Call {
+        func look(_ state: inout State) -> Call? { state.isOver ? .end : state.isDemanded && !state.isStopping ? .demand : nil }
+        guard let milliseconds else { return state.waitFor(look) }
+        return state.waitFor(milliseconds: milliseconds, look) ?? .interval
     }
 
     /// From here on nobody waits.

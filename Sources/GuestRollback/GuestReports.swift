@@ -14,18 +14,22 @@ public struct GuestOptions: Sendable {
     public var queueDepth: Int
     /// Bytes of one request.
     public var largestTransfer: ByteCount
+    /// How often a checkpoint is taken by itself, from the first one on, when there is anything since the last one: what a guest writes to its
+    /// devices is held for about so long. nil: its owner takes them all.
+    public var intervalMilliseconds: Int?
     /// Held requests are let go when the checkpoint that knows of them has been saved, and not when it is taken: a guest that is brought back
     /// elsewhere from its last saved checkpoint then finds its devices as that checkpoint knows them.
     public var releasesWhenSaved: Bool
 
     public init(
         logLimit: PageCount = PageCount(covering: .gibibytes(1)), keptLimit: ByteCount = .mebibytes(64), queueDepth: Int = 256,
-        largestTransfer: ByteCount = .mebibytes(1), releasesWhenSaved: Bool = false
+        largestTransfer: ByteCount = .mebibytes(1), intervalMilliseconds: Int? = nil, releasesWhenSaved: Bool = false
     ) {
         self.logLimit = logLimit
         self.keptLimit = keptLimit
         self.queueDepth = queueDepth
         self.largestTransfer = largestTransfer
+        self.intervalMilliseconds = intervalMilliseconds
         self.releasesWhenSaved = releasesWhenSaved
     }
 }

@@ -58,15 +58,20 @@ struct QueueState {
         if rules.isHeld(request.operation) { held.append(queued) } else { unfinished.append(queued) }
     }
 
-    /// Puts in what a saved checkpoint knows of.
+    /// Puts in what a saved checkpoint knows of, in the order of its issue. Then `release` or `releaseSaved` is called, as after a save.
     mutating func restore(_ request: GuestRequest, buffer: TransferBuffer?, status: RequestCompletion.Status?) {
         lastIssue += 1
         let queued = QueuedRequest(request, issue: lastIssue, buffer: buffer)
         queued.isKnownAtCheckpoint = true
         keptBytes += request.byteLength
         expected.insert(request.id)
-        unfinished.append(queued)
-        if let status { finish(queued, status) }
+        if let status {
+            unfinished.append(queued)
+            return finish(queued, status)
+        }
+        queued.isSavedUnfinished = true
+        queued.covering = coveringWrites(request)
+        if rules.isHeld(request.operation) { held.append(queued) } else { unfinished.append(queued) }
     }
 
     /// The requests whose turn it is; they count as being at their device from here on.
@@ -114,7 +119,7 @@ struct QueueState {
         unfinished.removeAll { !$0.isOwned }
         let freed = before - unfinished.count - completed.count
         for queued in all { queued.isKnownAtCheckpoint = true }
-        if releasing { release { _ in true } }
+        if releasing { release() }
         countBytes()
         return freed
     }
@@ -138,6 +143,9 @@ struct QueueState {
             return repeatedBefore.isEmpty || !rules.saveKeepsWritesBehindReads
         }
     }
+
+    /// Lets held requests go that the checkpoint knows of.
+    mutating func release() { release { _ in true } }
 
     /// Lets held requests go that the checkpoint knows of, if they may and do not have to follow one that may not.
     private mutating func release(where mayGo: (QueuedRequest) -> Bool) {

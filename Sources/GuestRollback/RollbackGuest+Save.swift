@@ -140,6 +140,8 @@ extension IOQueues {
         for saved in requests { try check(saved.request) }
         state.withLock { state in
             for saved in requests { state.lists.restore(saved.request, buffer: saved.buffer, status: saved.status) }
+            // What had to wait for another save when this one was made has to wait still: this guest may have to be made again from it.
+            if options.releasesWhenSaved { state.lists.releaseSaved() } else { state.lists.release() }
         }
     }
 }

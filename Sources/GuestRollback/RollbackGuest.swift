@@ -68,7 +68,7 @@ public final class RollbackGuest: Sendable {
         self.memory = try TrackedMemory(memory, limit: options.logLimit, pressure: pressure)
         queues = IOQueues(
             devices: devices, processors: processors, memory: self.memory, options: options, rules: rules, pressure: pressure)
-        for body in [{ @Sendable in self.queues.deliver() }, { @Sendable in self.takeForcedCheckpoints() }] {
+        for body in [{ @Sendable in self.queues.deliver() }, { @Sendable in self.takeCheckpoints() }] {
             guard let thread = PlainThread(body) else {
                 close()
                 throw EngineError(.noMemory, "can't start a guest's threads", remedy: "End other threads.", place: name)
@@ -152,7 +152,7 @@ public final class RollbackGuest: Sendable {
 
     /// Devices that have failed, with what each said.
     public var failedDevices: [EngineError] { queues.state.withLock { Array($0.failures.values) } }
-    /// Why a forced checkpoint could not be taken: nothing is forced after it, and the log grows as it must. Or what went wrong when it was closed.
+    /// Why a checkpoint that nobody asked for could not be taken: none is after it, and the log grows as it must. Or what went wrong when it was closed.
     public var failure: EngineError? { life.withLock { $0.failure } }
     /// How many checkpoints were forced by a full log or too many kept buffers.
     public var forcedCheckpoints: UInt64 { life.withLock { $0.forcedCheckpoints } }
@@ -183,16 +183,26 @@ public final class RollbackGuest: Sendable {
         queues.state.withLock { $0.lists.hasDisownedReads }
     }
 
-    private func takeForcedCheckpoints() {
-        while pressure.nextDemand() {
+    /// Takes the checkpoints that nobody asks for: forced ones, and those at intervals.
+    private func takeCheckpoints() {
+        while true {
+            let call = pressure.nextCall(milliseconds: options.intervalMilliseconds)
+            if call == .end { return }
+            if call == .interval, !isDue { continue }
             do throws(EngineError) {
                 _ = try checkpoint()
-                life.withLock { $0.forcedCheckpoints += 1 }
+                if call == .demand { life.withLock { $0.forcedCheckpoints += 1 } }
             } catch {
-                life.withLock { $0.failure = error }
+                life.withLock { $0.failure = $0.failure ?? error }
                 // Whoever waits goes on: the log grows past its bound rather than losing something.
                 return pressure.end()
             }
         }
+    }
+
+    /// Whether there is something to checkpoint, and a guest that can be.
+    private var isDue: Bool {
+        let canBe = saved.withLock { $0.states != nil && !$0.isTorn }
+        return canBe && (memory.loggedPages > .zero || queues.state.withLock { !$0.lists.held.isEmpty || !$0.lists.delivered.isEmpty })
     }
 }

@@ -130,10 +130,10 @@ final class TrackedMemory: Sendable {
         let marks = readOnlyPages ?? readOnly.withLock { $0 }
         // What is read-only now may have been written before it was.
         try setReadOnlyPages(PageRanges())
-        let old = log.withLock { $0 }
-        // The lock is not held: should a page of the log still be protected, the trap answers, and needs it.
-        for (index, page) in old.pages.enumerated() {
-            unsafe memory.bytes(of: memory.wholeUnits(page..<page + PageCount(1))).copyMemory(from: old.content(index))
+        // The lock is not held while pages are written: should one of the log still be protected, the trap answers, and needs it.
+        for (index, page) in log.withLock({ $0.pages }).enumerated() {
+            let content = unsafe log.withLock { unsafe $0.content(index) }
+            unsafe memory.bytes(of: memory.wholeUnits(page..<page + PageCount(1))).copyMemory(from: content)
         }
         try setReadOnlyPages(marks)
         return try protectWritten().count

@@ -191,6 +191,30 @@ struct ChangedSource: CheckpointSource {
         }
     }
 
+    @Test func `what is saved while the guest writes is its checkpoint, page by page`() async throws {
+        try await onPlainThread {
+            let place = try ScratchStore()
+            let guest = try RunningGuest("g", seed: 8, length: 1_000_000, processors: 2)
+            defer { guest.close() }
+            let memory = guest.test.memory
+            let stopped = Lock<[UInt8]>([])
+            for processor in guest.test.processors {
+                processor.whenStateIsTaken.withLock { $0 = { stopped.withLock { unsafe $0 = Array(memory.bytes) } } }
+            }
+            for number in 0..<40 {
+                try guest.test.guest.checkpoint()
+                // Sometimes the guest has written nothing yet, sometimes everything.
+                usleep(UInt32(number % 4) * 500)
+                if number % 5 == 4 { try guest.test.guest.rollBack() }
+                try guest.test.guest.save(into: place.data, as: "save\(number)", parent: number % 7 == 0 ? nil : "save\(number - 1)")
+                var bytes = [UInt8](repeating: 0, count: memory.byteLength.int)
+                let region = try place.data.source("save\(number)").region("memory:g")
+                try unsafe bytes.withUnsafeMutableBytes { unsafe try region.read(pages: memory.allPages, into: $0) }
+                guard bytes == stopped.withLock({ $0 }) else { throw TestFailure("save \(number) is not the checkpoint") }
+            }
+        }
+    }
+
     @Test func `damaged, foreign and unfitting saves are refused`() async throws {
         let seed = UInt64.random(in: 0...UInt64.max)
         print("seed \(seed)")

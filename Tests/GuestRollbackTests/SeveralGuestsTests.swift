@@ -109,6 +109,18 @@ final class RunningGuest {
         }
     }
 
+    @Test func `a guest that waits for its own writes goes on by checkpoints at intervals`() async throws {
+        try await onPlainThread {
+            let guest = try RunningGuest("g", seed: 4, length: 500, processors: 2, options: GuestOptions(intervalMilliseconds: 1))
+            defer { guest.close() }
+            try guest.test.guest.checkpoint()
+            for processor in guest.test.processors {
+                guard try processor.waitUntilHalted(milliseconds: 30_000) else { throw TestFailure("no end: \(guest.test.guest.queueReport)") }
+            }
+            try guest.disturb(seed: 2, rollBacks: 0, isBreaking: false)
+        }
+    }
+
     @Test func `guests have names and devices of their own, and what comes from them is checked`() async throws {
         try await onPlainThread {
             let controller = GuestController()

@@ -106,6 +106,8 @@ final class ThreadProcessor: ToyProcessor, @unchecked Sendable {
     }
     let world: GuestWorld
     private let registers: Lock<State>
+    /// Called while everything stands still and the state is taken.
+    let whenStateIsTaken = Lock<(@Sendable () -> Void)?>(nil)
     private let thread = Lock<PlainThread?>(nil)
 
     init(_ machine: ToyMachine) {
@@ -126,7 +128,8 @@ final class ThreadProcessor: ToyProcessor, @unchecked Sendable {
         registers.wake()
     }
     func state() -> [UInt8] {
-        registers.withLock { state in
+        whenStateIsTaken.withLock { $0 }?()
+        return registers.withLock { state in
             Self.takeIn(&state)
             return state.machine.encoded()
         }
