@@ -80,10 +80,9 @@ let canUseLoopDevices = getuid() == 0 && FileManager.default.fileExists(atPath: 
     }
 
     @Test func `random programs on mirrors that break end like undisturbed runs`() async throws {
-        let seed = UInt64.random(in: 0...UInt64.max)
-        print("seed \(seed)")
+        let seed = Programme.seed()
         try await onPlainThread {
-            try exploreRandomly(seed: seed, runs: 100, length: 50, EventBudget(checkpoints: 10, rollBacks: 6, failures: 1), mirrored: true)
+            try exploreRandomly(seed: seed, runs: Programme.runs(100), length: 50, EventBudget(checkpoints: 10, rollBacks: 6, failures: 1), mirrored: true)
         }
     }
 

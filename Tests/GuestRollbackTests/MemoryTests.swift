@@ -46,8 +46,7 @@ extension RollbackGuest {
     func `a rollback restores memory and registers byte for byte, again and again`(
         _ sharing: GuestMemory.Sharing, _ pages: GuestMemory.Pages
     ) async throws {
-        let seed = UInt64.random(in: 0...UInt64.max)
-        print("seed \(seed)")
+        let seed = Programme.seed()
         try await onPlainThread {
             var random = SeededGenerator(seed: seed)
             let memory = try GuestMemory("ram", byteLength: .mebibytes(4), pages: pages, sharing: sharing)

@@ -46,11 +46,10 @@ import Units
     }
 
     @Test func `random programs under random orders of events end like undisturbed runs`() async throws {
-        let seed = UInt64.random(in: 0...UInt64.max)
-        print("seed \(seed)")
+        let seed = Programme.seed()
         try await onPlainThread {
-            try exploreRandomly(seed: seed, runs: 150, length: 60, EventBudget(checkpoints: 12, rollBacks: 8))
-            try exploreRandomly(seed: seed ^ 1, runs: 60, length: 60, processors: 2, EventBudget(checkpoints: 12, rollBacks: 8))
+            try exploreRandomly(seed: seed, runs: Programme.runs(150), length: 60, EventBudget(checkpoints: 12, rollBacks: 8))
+            try exploreRandomly(seed: seed ^ 1, runs: Programme.runs(60), length: 60, processors: 2, EventBudget(checkpoints: 12, rollBacks: 8))
         }
     }
 }

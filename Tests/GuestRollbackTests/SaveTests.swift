@@ -70,10 +70,9 @@ struct ChangedSource: CheckpointSource {
     static let layout = ToyLayout(workPages: 3, sectors: 5)
 
     @Test func `a guest that dies is made again from its newest save and ends like an undisturbed one`() async throws {
-        let seed = UInt64.random(in: 0...UInt64.max)
-        print("seed \(seed)")
+        let seed = Programme.seed()
         try await onPlainThread {
-            for number in 0..<8 {
+            for number in 0..<Programme.runs(8) {
                 do { try Self.dieAndGoOn(SeededGenerator(seed: seed, UInt64(number))) } catch {
                     throw TestFailure("seed \(seed), \(number): \(error)")
                 }
@@ -216,8 +215,7 @@ struct ChangedSource: CheckpointSource {
     }
 
     @Test func `damaged, foreign and unfitting saves are refused`() async throws {
-        let seed = UInt64.random(in: 0...UInt64.max)
-        print("seed \(seed)")
+        let seed = Programme.seed()
         try await onPlainThread {
             let place = try ScratchStore()
             let script: [ToyOperation] = [

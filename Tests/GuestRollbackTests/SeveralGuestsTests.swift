@@ -59,8 +59,7 @@ final class RunningGuest {
 
 @Suite(.serialized) struct SeveralGuestsTests {
     @Test func `properties 1 to 3, with threads: guests that are rolled back at the same time end like undisturbed ones`() async throws {
-        let seed = UInt64.random(in: 0...UInt64.max)
-        print("seed \(seed)")
+        let seed = Programme.seed()
         try await onPlainThread {
             let guests = try (0..<4).map { try RunningGuest("g\($0)", seed: seed &+ UInt64($0), length: 1500, processors: 1 + $0 % 2) }
             defer { for guest in guests { guest.close() } }
