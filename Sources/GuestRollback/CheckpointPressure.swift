@@ -17,10 +17,15 @@ final class CheckpointPressure: Sendable {
     }
     private let state = Lock(State())
 
-    /// Asks for a checkpoint and waits until the guest is being stopped.
-    func demandAndWait() {
+    /// Asks for a checkpoint.
+    func demand() {
         state.withLock { if !$0.isStopping { $0.isDemanded = true } }
         state.wake()
+    }
+
+    /// Asks for a checkpoint and waits until the guest is being stopped.
+    func demandAndWait() {
+        demand()
         state.waitFor { $0.isStopping || $0.isOver || !$0.isDemanded ? () : nil }
     }
 

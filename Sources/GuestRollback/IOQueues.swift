@@ -58,6 +58,8 @@ final class IOQueues: Sendable {
                 throw EngineError(.invalidInput, "request \(request.id) is not finished yet", remedy: "Give each request an id of its own.")
             }
             guard expected.count < options.queueDepth else {
+                // Held ones wait for a checkpoint, and now the guest waits for them.
+                if !state.lists.held.isEmpty { pressure.demand() }
                 throw EngineError(.busy, "\(expected.count) requests are not finished", remedy: "Wait for one of them, or allow more.")
             }
             state.lists.issue(request, buffer: buffer)

@@ -14,18 +14,19 @@ struct PreImageLog {
     /// Where each unit of the memory is in the log, plus one; 0: it is not.
     private var places: [UInt32]
     private let unit: ByteCount
+    private let unitsPerSlab: Int
 
     /// Memory for some units' content, in the order of the log.
     @safe private final class Slab {
-        static let unitCount = 64
         let bytes: UnsafeMutableRawBufferPointer
-        init(unit: ByteCount) { unsafe bytes = .allocate(byteCount: unit.int * Slab.unitCount, alignment: pageSize) }
+        init(byteLength: ByteCount) { unsafe bytes = .allocate(byteCount: byteLength.int, alignment: pageSize) }
         deinit { unsafe bytes.deallocate() }
     }
 
     /// - Parameter unit: the size of the pieces that are written for the first time: whole pages.
     init(of pageCount: PageCount, unit: ByteCount) {
         self.unit = unit
+        unitsPerSlab = max(1, ByteCount.kibibytes(256).int / unit.int)
         places = Array(repeating: 0, count: pageCount.bytes.int / unit.int)
     }
 
@@ -39,7 +40,7 @@ struct PreImageLog {
     /// - Parameter page: its first page.
     mutating func append(_ page: PageIndex, _ content: UnsafeRawBufferPointer) {
         precondition(!contains(page) && content.count == unit.int, "each unit once, whole")
-        if pages.count == slabs.count * Slab.unitCount { slabs.append(Slab(unit: unit)) }
+        if pages.count == slabs.count * unitsPerSlab { slabs.append(Slab(byteLength: ByteCount(unit.int * unitsPerSlab))) }
         unsafe storage(pages.count).copyMemory(from: content)
         pages.append(page)
         places[number(page)] = UInt32(pages.count)
@@ -59,7 +60,7 @@ struct PreImageLog {
 
     /// Empties it. Its memory is kept for the next epoch, which will need about as much.
     mutating func removeAll() {
-        slabs.removeSubrange(min(slabs.count, pages.count / Slab.unitCount + 1)...)
+        slabs.removeSubrange(min(slabs.count, pages.count / unitsPerSlab + 1)...)
         for page in pages { places[number(page)] = 0 }
         pages.removeAll(keepingCapacity: true)
     }
@@ -68,7 +69,7 @@ struct PreImageLog {
     private func number(_ page: PageIndex) -> Int { page.int * pageSize / unit.int }
 
     private func storage(_ index: Int) -> UnsafeMutableRawBufferPointer {
-        let start = index % Slab.unitCount * unit.int
-        return unsafe UnsafeMutableRawBufferPointer(rebasing: slabs[index / Slab.unitCount].bytes[start..<start + unit.int])
+        let start = index % unitsPerSlab * unit.int
+        return unsafe UnsafeMutableRawBufferPointer(rebasing: slabs[index / unitsPerSlab].bytes[start..<start + unit.int])
     }
 }

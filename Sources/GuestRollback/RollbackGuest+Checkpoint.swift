@@ -71,18 +71,19 @@ extension RollbackGuest {
 
     /// Stops everything. When one processor does not stop, the others go on, unless the guest is in no state for that.
     private func pauseAll(resumingAfterFailure: Bool) throws(EngineError) {
+        // A processor that stands still is told nothing.
+        queues.stopDelivery()
         do throws(EngineError) {
             for processor in processors { try processor.pause() }
         } catch {
-            if resumingAfterFailure { for processor in processors { processor.resume() } }
+            if resumingAfterFailure { resumeAll() }
             throw error
         }
-        queues.stopDelivery()
     }
 
     private func resumeAll() {
-        queues.resumeDelivery()
         for processor in processors { processor.resume() }
+        queues.resumeDelivery()
     }
 
     private func microseconds() -> UInt64 {

@@ -13,7 +13,7 @@ import Threading
 import Units
 
 extension RollbackGuest {
-    /// Saves the last checkpoint. The guest runs meanwhile; checkpoints and rollbacks of it wait.
+    /// Saves the last checkpoint. The guest runs meanwhile; checkpoints and rollbacks of it wait, and so does whoever needs a forced one.
     ///
     /// Durable and visible when this returns. With a parent that is this guest's save before, only pages written since are put.
     ///

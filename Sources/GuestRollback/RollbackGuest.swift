@@ -136,7 +136,8 @@ public final class RollbackGuest: Sendable {
     ///
     /// It may wait for the guest to be stopped for a checkpoint when too much is kept.
     ///
-    /// - Throws: `.invalidInput` for a request that can't be meant; `.busy` when too many are unfinished: the guest waits for one first.
+    /// - Throws: `.invalidInput` for a request that can't be meant; `.busy` when too many are unfinished: the guest waits for one first. When some
+    ///   of them are held, a checkpoint is asked for.
     public func submit(_ request: GuestRequest) throws(EngineError) { try queues.submit(request) }
 
     // MARK: The owner's side

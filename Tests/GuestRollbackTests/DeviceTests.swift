@@ -116,6 +116,48 @@ let canUseLoopDevices = getuid() == 0 && FileManager.default.fileExists(atPath: 
         }
     }
 
+    @Test func `property 4 for devices: what is read into a really read-only page is refused, and the guest is told which`() async throws {
+        try await onPlainThread {
+            let disk = ManualDevice("disk", ManualDevice.content(sectors: 8, seed: 1))
+            let memory = try GuestMemory("ram", byteLength: .kibibytes(64))
+            let processor = IdleProcessor()
+            let guest = try RollbackGuest("g", memory: memory, processors: [processor], devices: [try MirroredDevice(disk)])
+            defer { guest.close() }
+            try guest.setReadOnly(PageIndex(8)..<PageIndex(9))
+            try guest.checkpoint()
+            try guest.read(1, sector: 0)
+            disk.complete(0)
+            let told = try processor.wait(for: 1)
+            guard told == [RequestCompletion(request: RequestID(UInt64(1)), status: .readOnlyTarget(PageIndex(8)))],
+                unsafe memory.bytes.allSatisfy({ $0 == 0 }), processor.violations.withLock({ $0.isEmpty })
+            else { throw TestFailure("\(told)") }
+        }
+    }
+
+    @Test func `a queue that is full of held requests asks for the checkpoint that lets them go`() async throws {
+        try await onPlainThread {
+            let disk = ManualDevice("disk", ManualDevice.content(sectors: 8, seed: 1))
+            let memory = try GuestMemory("ram", byteLength: .kibibytes(64))
+            let guest = try RollbackGuest(
+                "g", memory: memory, processors: [IdleProcessor()], devices: [try MirroredDevice(disk)], options: GuestOptions(queueDepth: 2))
+            defer { guest.close() }
+            try guest.checkpoint()
+            func write(_ id: UInt64) throws {
+                try guest.submit(
+                    GuestRequest(
+                        id: RequestID(id), .write, device: DeviceIndex(UInt64(0)), offset: DeviceOffset(id * 512), byteLength: ByteCount(512),
+                        address: GuestAddress(UInt64(0)), processor: ProcessorIndex(UInt64(0))))
+            }
+            for id in 0..<2 { try write(UInt64(id)) }
+            guard failure({ try write(2) })?.code == .busy else { throw TestFailure("a third one") }
+            let arrived = disk.state.waitFor(milliseconds: 10_000) { $0.waiting.count == 2 ? true : nil }
+            guard arrived == true else { throw TestFailure("no checkpoint: \(guest.queueReport)") }
+            for _ in 0..<2 { disk.complete(0) }
+            guard guest.waitUntilSettled(milliseconds: 10_000) else { throw TestFailure("not told") }
+            try write(2)
+        }
+    }
+
     @Test(.enabled(if: canUseLoopDevices, "needs root and loop devices"))
     func `property 5 for real: a block device that takes no more writes in the middle of them loses nothing`() async throws {
         try await onPlainThread {
