@@ -134,6 +134,27 @@ let canUseLoopDevices = getuid() == 0 && FileManager.default.fileExists(atPath: 
         }
     }
 
+    @Test func `too many kept buffers force a checkpoint, which frees them`() async throws {
+        try await onPlainThread {
+            let disk = ManualDevice("disk", ManualDevice.content(sectors: 64, seed: 1))
+            let memory = try GuestMemory("ram", byteLength: .kibibytes(64))
+            let guest = try RollbackGuest(
+                "g", memory: memory, processors: [IdleProcessor()], devices: [try MirroredDevice(disk)],
+                options: GuestOptions(keptLimit: .kibibytes(4)))
+            defer { guest.close() }
+            try guest.checkpoint()
+            for sector in 0..<64 {
+                try guest.read(UInt64(sector), sector: sector)
+                disk.complete(0)
+                guard guest.waitUntilSettled(milliseconds: 10_000) else { throw TestFailure("not told") }
+                // Some requests more than there is room for: they go on when the stop begins, and this thread does not stop with the guest.
+                guard guest.queueReport.keptBytes.rawValue <= 16 << 10 else { throw TestFailure("\(guest.queueReport.keptBytes) bytes are kept") }
+            }
+            guard guest.forcedCheckpoints >= 2 else { throw TestFailure("\(guest.forcedCheckpoints) forced checkpoints") }
+            if let failure = guest.failure { throw failure }
+        }
+    }
+
     @Test func `a queue that is full of held requests asks for the checkpoint that lets them go`() async throws {
         try await onPlainThread {
             let disk = ManualDevice("disk", ManualDevice.content(sectors: 8, seed: 1))

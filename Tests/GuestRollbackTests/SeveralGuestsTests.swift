@@ -99,15 +99,6 @@ final class RunningGuest {
         }
     }
 
-    @Test func `too many kept buffers force a checkpoint, and nothing is lost`() async throws {
-        try await onPlainThread {
-            let guest = try RunningGuest("g", seed: 9, length: 2500, processors: 1, options: GuestOptions(keptLimit: .kibibytes(32)))
-            defer { guest.close() }
-            try guest.disturb(seed: 1, rollBacks: 5, isBreaking: false)
-            guard guest.test.guest.forcedCheckpoints > 0 else { throw TestFailure("no checkpoint was forced") }
-        }
-    }
-
     @Test func `a guest that waits for its own writes goes on by checkpoints at intervals`() async throws {
         try await onPlainThread {
             let guest = try RunningGuest("g", seed: 4, length: 500, processors: 2, options: GuestOptions(intervalMilliseconds: 1))
