@@ -1,8 +1,8 @@
 // A guest that is checkpointed and rolled back alone.
 //
 // Invariants:
-// - Checkpoint and rollback stop this guest and no other. Between the two of its last checkpoint and its present state, memory, processors and
-//   requests always belong together.
+// - Checkpoint and rollback stop this guest and no other. The last checkpoint and, unless a rollback has failed half-way, the present state are
+//   each of one moment: memory, processors and requests.
 // - A write or flush reaches its device once, whatever is rolled back: it leaves only at a checkpoint, which knows that the guest has
 //   issued it, and the guest is never rolled back to an older one.
 // - A request that the checkpoint knows as unfinished completes once in the life that goes on from there: by its device, or from its kept buffer.
