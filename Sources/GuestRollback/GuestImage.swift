@@ -2,9 +2,10 @@
 //
 // The blob "guest", little-endian: the letters "CKGUEST" and a zero; version (u32, 1); the number of pages of the memory (u64); the number of
 // processors (u32), and for each its state: length (u64), bytes; the number of ranges of really read-only pages (u32), and for each: first
-// page, number of pages (u64 each); the number of requests (u32), and for each, in the order of their issue: id, device, offset, length, address, processor
-// (u64 each), operation (u8: 1 read, 2 write, 3 flush), status (u8: 0 unfinished, 1 done, 2 device failed, 3 read-only target), the page of
-// status 3 (u64), the length of the text of status 2 (u32) and the text, whether a buffer follows (u8), and the buffer.
+// page, number of pages (u64 each); the number of requests (u32), and for each, in the order of their issue: id, device, offset, length,
+// address, processor (u64 each), operation (u8: 1 read, 2 write, 3 flush), status (u8: 0 unfinished, 1 done, 2 device failed, 3 read-only
+// target), the page of status 3 (u64), the length of the text of status 2 (u32) and the text, whether a buffer follows (u8), and the buffer,
+// as long as the request.
 //
 // Invariants:
 // - Every length is checked against the bytes that are there before anything is allocated for it.

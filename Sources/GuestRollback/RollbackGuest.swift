@@ -153,7 +153,8 @@ public final class RollbackGuest: Sendable {
 
     /// Devices that have failed, with what each said.
     public var failedDevices: [EngineError] { queues.state.withLock { Array($0.failures.values) } }
-    /// Why a checkpoint that nobody asked for could not be taken: none is after it, and the log grows as it must. Or what went wrong when it was closed.
+    /// Why a checkpoint that nobody asked for could not be taken: none is after it, and the log grows as it must. Or what went wrong when the guest
+    /// was closed.
     public var failure: EngineError? { life.withLock { $0.failure } }
     /// How many checkpoints were forced by a full log or too many kept buffers.
     public var forcedCheckpoints: UInt64 { life.withLock { $0.forcedCheckpoints } }
