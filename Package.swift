@@ -90,6 +90,10 @@ let package = Package(
                 "Units",
             ],
             swiftSettings: strict),
+        // Guests rolled back alone, with their I/O queues.
+        .target(
+            name: "GuestRollback", dependencies: ["MachineMemory", "CheckpointCore", "StoreFormat", "CLinux", "Threading", "Units"],
+            swiftSettings: strict),
         // QEMU's monitor.
         .target(name: "QMP", dependencies: ["CheckpointCore", "CLinux", "Threading"], swiftSettings: strict),
         // QEMU's migration stream: bytes to pages and back, no I/O.
@@ -207,6 +211,16 @@ let package = Package(
                 "ReferenceMachine", "ReferenceMachineRunner", "LiveCheckpoint", "VirtualDisks", "MachineMemory", "CheckpointCore", "CheckpointStore",
                 "PageCodec", "FaultHarness", "StoreTesting", "Threading", "Units",
             ],
+            swiftSettings: strict),
+        .testTarget(
+            name: "GuestRollbackTests",
+            dependencies: [
+                "GuestRollback", "MachineMemory", "CheckpointCore", "CheckpointStore", "StoreFormat", "FaultHarness", "Media", "Threading", "Units",
+            ],
+            swiftSettings: strict),
+        .testTarget(
+            name: "VirtualDiskTests",
+            dependencies: ["VirtualDisks", "MachineMemory", "CheckpointCore", "PageCodec", "FaultHarness", "Media", "Threading", "Units"],
             swiftSettings: strict),
         .testTarget(
             name: "QMPTests", dependencies: ["QMP", "CheckpointCore", "FaultHarness", "QEMUTesting", "Threading", "CLinux"],
