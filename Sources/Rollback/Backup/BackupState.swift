@@ -1,0 +1,162 @@
+// What a backup holds.
+//
+// Invariant: `epoch`, `device` and the image that `read` gives belong together at any time: sealed pages are read from the staging until they have drained.
+
+import CheckpointCore
+import MachineMemory
+import Threading
+import Units
+
+/// The state of a backup; its lock is the server's.
+struct BackupState {
+    private(set) var epoch = RollbackEpoch.none
+    private var device: [UInt8] = []
+    private var byteLength = ByteCount.zero
+    private(set) var shadow: (any Shadow)?
+    /// Whether nothing was ever put into the shadow.
+    private var isZero = false
+    /// Who keeps checkpoints here; nil: nobody yet.
+    private var owner: BackupIdentity?
+    /// Pages that came since the last end marker, by number; nil: zeros.
+    private var staged: [PageIndex: [UInt8]?] = [:]
+    /// Pages of the last checkpoint that are not in the shadow yet.
+    private var sealed: [PageIndex: [UInt8]?] = [:]
+    private var pageCount: PageCount { PageCount(covering: byteLength) }
+
+    init(_ options: BackupOptions) throws(EngineError) {
+        guard let medium = options.medium, medium.size > .zero else { return }
+        try StoredImage.lock(medium, .shared)
+        let found = try StoredImage.load(medium)
+        try StoredImage.unlock(medium)
+        guard let found else { return }
+        try makeShadow(found.record.geometry.byteLength, found.record.name, options)
+        epoch = found.record.epoch
+        device = found.state
+    }
+
+    private mutating func makeShadow(_ byteLength: ByteCount, _ name: String, _ options: BackupOptions) throws(EngineError) {
+        if let medium = options.medium {
+            let geometry = try ImageGeometry(of: byteLength, stateCapacity: options.stateCapacity, place: medium.name)
+            shadow = try MediumShadow(medium, geometry, name: name, replacesContent: false)
+            isZero = false
+        } else {
+            shadow = try MemoryShadow(name, byteLength: byteLength)
+            isZero = true
+        }
+        self.byteLength = byteLength
+    }
+
+    /// Lets a process in, or throws `.refused`, `.mismatch`.
+    mutating func admit(_ hello: BackupHello, _ options: BackupOptions, _ place: String) throws(EngineError) {
+        switch hello.role {
+        case .primary:
+            guard owner == nil && epoch == .none || owner == hello.identity else {
+                throw EngineError(
+                    .refused, "this backup has the checkpoint of another process", remedy: "Take it over, or use another backup.", place: place)
+            }
+            guard hello.byteLength > .zero, hello.byteLength <= options.longestMemory, hello.byteLength.rawValue % UInt64(pageSize) == 0 else {
+                throw EngineError(.refused, "no backup for \(hello.byteLength) bytes of memory", remedy: "It takes \(options.longestMemory).", place: place)
+            }
+            if shadow == nil { try makeShadow(hello.byteLength, hello.name, options) }
+            guard byteLength == hello.byteLength else {
+                throw EngineError(.mismatch, "this backup is for \(byteLength) bytes of memory", remedy: "Use another backup.", place: place)
+            }
+        case .successor:
+            guard epoch != .none else { throw EngineError(.refused, "there is no checkpoint to take over", place: place) }
+            try drain()
+            owner = hello.identity
+        }
+        staged = [:]
+    }
+
+    func welcome(_ options: BackupOptions) -> BackupWelcome {
+        BackupWelcome(
+            capacity: min(options.stagingCapacity ?? pageCount, pageCount), byteLength: byteLength, isZero: isZero, state: device)
+    }
+
+    /// Takes pages for the checkpoint in the making.
+    mutating func stage(_ frame: BackupFrame, from identity: BackupIdentity, _ options: BackupOptions, _ place: String) throws(EngineError) {
+        try check(identity, place)
+        let count = try checkedCount(frame.pages, place)
+        guard frame.payload.isEmpty || frame.payload.count == count.bytes.int else {
+            throw BackupFrame.violation("\(frame.payload.count) bytes for \(count) pages", place)
+        }
+        for number in 0..<count.int {
+            let bytes = frame.payload.isEmpty ? nil : [UInt8](frame.payload[number * pageSize..<(number + 1) * pageSize])
+            staged[frame.pages.lowerBound + PageCount(number)] = .some(bytes)
+        }
+        // The first checkpoint destroys none: it need not be staged.
+        if epoch == .none {
+            try put(staged)
+            staged = [:]
+        }
+        guard staged.count <= (options.stagingCapacity ?? pageCount).int else {
+            throw EngineError(.refused, "more than \(options.stagingCapacity ?? pageCount) pages in one checkpoint", remedy: "Give it more room.", place: place)
+        }
+    }
+
+    /// The end marker: what is staged becomes the checkpoint.
+    mutating func seal(_ frame: BackupFrame, from identity: BackupIdentity, _ place: String) throws(EngineError) {
+        try check(identity, place)
+        guard frame.epoch == epoch.next else { throw BackupFrame.violation("checkpoint \(frame.epoch) behind \(epoch)", place) }
+        // What an earlier drain has left behind an error.
+        try drain()
+        owner = identity
+        epoch = frame.epoch
+        device = frame.payload
+        sealed = staged
+        staged = [:]
+        isUndrained = true
+    }
+    private var isUndrained = false
+
+    /// Brings the sealed pages into the image. After an error it can be called again.
+    mutating func drain() throws(EngineError) {
+        guard isUndrained, let shadow else { return }
+        try put(sealed)
+        try shadow.commit(device)
+        sealed = [:]
+        isUndrained = false
+    }
+
+    private mutating func put(_ pages: [PageIndex: [UInt8]?]) throws(EngineError) {
+        isZero = false
+        let zeros = [UInt8](repeating: 0, count: pageSize)
+        for page in pages.keys.sorted() {
+            var result: Result<Void, EngineError> = .success(())
+            unsafe (pages[page]! ?? zeros).withUnsafeBytes { bytes in
+                do throws(EngineError) { try unsafe shadow!.put(page..<page + PageCount(UInt64(1)), bytes) } catch { result = .failure(error) }
+            }
+            try result.get()
+        }
+    }
+
+    mutating func discard(from identity: BackupIdentity, _ place: String) throws(EngineError) {
+        try check(identity, place)
+        staged = [:]
+    }
+
+    /// Pages of the last checkpoint.
+    mutating func read(_ pages: Range<PageIndex>, for identity: BackupIdentity, _ place: String) throws(EngineError) -> [UInt8] {
+        try check(identity, place)
+        try drain()
+        let buffer = AlignedBytes(count: try checkedCount(pages, place).bytes.int)
+        try unsafe buffer.withMutableBytes { bytes throws(EngineError) in try unsafe shadow!.read(pages, into: bytes) }
+        return buffer.copy(0..<buffer.count)
+    }
+
+    private func checkedCount(_ pages: Range<PageIndex>, _ place: String) throws(EngineError) -> PageCount {
+        let count = pages.upperBound - pages.lowerBound
+        guard pages.upperBound.rawValue <= pageCount.rawValue, count > .zero, count.bytes.int <= BackupFrame.longestPayload else {
+            throw BackupFrame.violation("pages \(pages.lowerBound)..<\(pages.upperBound) of \(pageCount)", place)
+        }
+        return count
+    }
+
+    /// Refuses who has been succeeded.
+    private func check(_ identity: BackupIdentity, _ place: String) throws(EngineError) {
+        guard owner == nil || owner == identity else {
+            throw EngineError(.refused, "another process has taken over", remedy: "Stop this machine: it runs elsewhere.", place: place)
+        }
+    }
+}
