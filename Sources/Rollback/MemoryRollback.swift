@@ -100,11 +100,11 @@ public final class MemoryRollback: Sendable {
     ///
     /// On return the checkpoint stands in this process. On a medium it is durable for postImageBitmap, postImageBlockStates and
     /// preImageLog; for postImageLocal and postImageTwoBitmaps when `settle` has returned. For postImageRemote the backup has it.
-    /// - Throws: `.store`, `.connection`, `.timeout`, `.refused`, `.ioFailed`; `.busy` after a rollback that has thrown. Writers may resume
-    ///   then, and the next checkpoint covers what this one was to cover.
+    /// - Throws: `.store`, `.connection`, `.timeout`, `.refused`, `.ioFailed`; `.busy` after a rollback that has thrown; `.cancelled` after `close`. Writers may
+    ///   resume then, and the next checkpoint covers what this one was to cover.
     public func checkpoint(state: [UInt8]) throws(EngineError) {
         try cycle.withLock { cycle throws(EngineError) in
-            precondition(!cycle.isClosed, "a checkpoint of memory that was closed")
+            try checkOpen(cycle)
             guard !cycle.isRollingBack else {
                 throw EngineError(
                     .busy, "memory is half rolled back", remedy: "Call rollback again before the next checkpoint.", place: memory.name)
@@ -122,7 +122,7 @@ public final class MemoryRollback: Sendable {
     /// - Throws: as `checkpoint`; `.corrupt` when what a medium holds is damaged. Memory is a mix then: call it again before writers resume.
     public func rollback() throws(EngineError) -> [UInt8] {
         try cycle.withLock { cycle throws(EngineError) in
-            precondition(!cycle.isClosed, "a rollback of memory that was closed")
+            try checkOpen(cycle)
             try writes.check()
             cycle.isRollingBack = true
             let state = try strategy.rollback(writes)
@@ -131,6 +131,11 @@ public final class MemoryRollback: Sendable {
             writes.admitHeld()
             return state
         }
+    }
+
+    /// A forced checkpoint may come at the same time as `close`: that is nobody's mistake.
+    private func checkOpen(_ cycle: Cycle) throws(EngineError) {
+        if cycle.isClosed { throw EngineError(.cancelled, "memory's checkpoints have ended", place: memory.name) }
     }
 
     /// Notes that a device is going to write into these pages, past the write protection: returns when it may. Waits for a checkpoint where there is no room.

@@ -41,3 +41,13 @@ import Units
         }
     }
 }
+
+extension TraceTests {
+    @Test(arguments: RollbackStrategyKind.allCases)
+    func `property 1: so it does when threads write at the same time`(_ kind: RollbackStrategyKind) async throws {
+        try await onPlainThread {
+            let seed = UInt64.random(in: .min ... .max)
+            for round in UInt64(0)..<4 { _ = try CrowdedMemory(kind, seed: seed &+ round, capacity: nil, pageCount: 128).run() }
+        }
+    }
+}

@@ -57,9 +57,9 @@ public final class BackupServer: Sendable {
         }
         if isClosed { throw EngineError(.cancelled, "the backup was closed", place: socket.place) }
         let connection = FrameConnection(socket, milliseconds: -1)
-        var identity: BackupIdentity?
+        var number: Int?
         do throws(EngineError) {
-            while let frame = try connection.receive() { try answer(frame, connection, &identity) }
+            while let frame = try connection.receive() { try answer(frame, connection, &number) }
         } catch {
             // Told as far as it still listens: what ended the connection is thrown here in any case.
             try? connection.send(BackupFrame(kind: .refused, payload: [UInt8](error.description.utf8.prefix(1000))))
@@ -67,16 +67,15 @@ public final class BackupServer: Sendable {
         }
     }
 
-    private func answer(_ frame: BackupFrame, _ connection: FrameConnection, _ identity: inout BackupIdentity?) throws(EngineError) {
+    private func answer(_ frame: BackupFrame, _ connection: FrameConnection, _ number: inout Int?) throws(EngineError) {
         let place = connection.place
-        guard let known = identity else {
+        guard let known = number else {
             guard frame.kind == .hello else { throw BackupFrame.violation("\(frame.kind) before hello", place) }
             let hello = try BackupHello(frame.payload, place: place)
-            let (epoch, welcome) = try state.withLock { state throws(EngineError) in
-                try state.admit(hello, options, place)
-                return (state.epoch, state.welcome(options))
+            let (admitted, epoch, welcome) = try state.withLock { state throws(EngineError) in
+                (try state.admit(hello, options, place), state.epoch, state.welcome(options))
             }
-            identity = hello.identity
+            number = admitted
             return try connection.send(BackupFrame(kind: .welcome, epoch: epoch, payload: welcome.encoded()))
         }
         switch frame.kind {

@@ -17,6 +17,10 @@ struct BackupState {
     private var isZero = false
     /// Who keeps checkpoints here; nil: nobody yet.
     private var owner: BackupIdentity?
+    /// The number of the connection that was let in last.
+    private var connection = 0
+    /// Who is at its other end.
+    private var identity: BackupIdentity?
     /// Pages that came since the last end marker, by number; nil: zeros.
     private var staged: [PageIndex: [UInt8]?] = [:]
     /// Pages of the last checkpoint that are not in the shadow yet.
@@ -46,8 +50,9 @@ struct BackupState {
         self.byteLength = byteLength
     }
 
-    /// Lets a process in, or throws `.refused`, `.mismatch`.
-    mutating func admit(_ hello: BackupHello, _ options: BackupOptions, _ place: String) throws(EngineError) {
+    /// Lets a process in and returns the number of its connection; or throws `.refused`, `.mismatch`. Earlier connections are refused from now on: what
+    /// is still on its way in them must not count behind the back of this one.
+    mutating func admit(_ hello: BackupHello, _ options: BackupOptions, _ place: String) throws(EngineError) -> Int {
         switch hello.role {
         case .primary:
             guard owner == nil && epoch == .none || owner == hello.identity else {
@@ -67,6 +72,9 @@ struct BackupState {
             owner = hello.identity
         }
         staged = [:]
+        identity = hello.identity
+        connection += 1
+        return connection
     }
 
     func welcome(_ options: BackupOptions) -> BackupWelcome {
@@ -75,8 +83,8 @@ struct BackupState {
     }
 
     /// Takes pages for the checkpoint in the making.
-    mutating func stage(_ frame: BackupFrame, from identity: BackupIdentity, _ options: BackupOptions, _ place: String) throws(EngineError) {
-        try check(identity, place)
+    mutating func stage(_ frame: BackupFrame, from connection: Int, _ options: BackupOptions, _ place: String) throws(EngineError) {
+        try check(connection, place)
         let count = try checkedCount(frame.pages, place)
         guard frame.payload.isEmpty || frame.payload.count == count.bytes.int else {
             throw BackupFrame.violation("\(frame.payload.count) bytes for \(count) pages", place)
@@ -96,8 +104,8 @@ struct BackupState {
     }
 
     /// The end marker: what is staged becomes the checkpoint.
-    mutating func seal(_ frame: BackupFrame, from identity: BackupIdentity, _ place: String) throws(EngineError) {
-        try check(identity, place)
+    mutating func seal(_ frame: BackupFrame, from connection: Int, _ place: String) throws(EngineError) {
+        try check(connection, place)
         guard frame.epoch == epoch.next else { throw BackupFrame.violation("checkpoint \(frame.epoch) behind \(epoch)", place) }
         // What an earlier drain has left behind an error.
         try drain()
@@ -131,14 +139,14 @@ struct BackupState {
         }
     }
 
-    mutating func discard(from identity: BackupIdentity, _ place: String) throws(EngineError) {
-        try check(identity, place)
+    mutating func discard(from connection: Int, _ place: String) throws(EngineError) {
+        try check(connection, place)
         staged = [:]
     }
 
     /// Pages of the last checkpoint.
-    mutating func read(_ pages: Range<PageIndex>, for identity: BackupIdentity, _ place: String) throws(EngineError) -> [UInt8] {
-        try check(identity, place)
+    mutating func read(_ pages: Range<PageIndex>, for connection: Int, _ place: String) throws(EngineError) -> [UInt8] {
+        try check(connection, place)
         try drain()
         let buffer = AlignedBytes(count: try checkedCount(pages, place).bytes.int)
         try unsafe buffer.withMutableBytes { bytes throws(EngineError) in try unsafe shadow!.read(pages, into: bytes) }
@@ -153,10 +161,11 @@ struct BackupState {
         return count
     }
 
-    /// Refuses who has been succeeded.
-    private func check(_ identity: BackupIdentity, _ place: String) throws(EngineError) {
-        guard owner == nil || owner == identity else {
-            throw EngineError(.refused, "another process has taken over", remedy: "Stop this machine: it runs elsewhere.", place: place)
+    /// Refuses all connections but the last.
+    private func check(_ connection: Int, _ place: String) throws(EngineError) {
+        guard connection == self.connection else {
+            throw EngineError(
+                .refused, "another connection has taken over", remedy: "Stop this machine if another process has made that one.", place: place)
         }
     }
 }

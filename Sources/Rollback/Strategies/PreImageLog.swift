@@ -37,7 +37,11 @@ final class PreImageLog: RollbackStrategy {
 
     func firstWrite(_ unit: Range<PageIndex>) -> FirstWrite {
         state.withLock { state in
-            guard state.entries.count < room else { return .noRoom }
+            if state.entries.count == room {
+                dropYoungerEntries(&state)
+                if state.entries.contains(unit.lowerBound) { return .noted }
+                guard state.entries.count < room else { return .noRoom }
+            }
             unsafe log.bytes(of: place(state.entries.count)).copyMemory(from: parts.memory.content(of: unit))
             state.entries.append(unit.lowerBound)
             parts.counters.add { $0.pagesCopiedFirst += self.unit }
@@ -86,6 +90,17 @@ final class PreImageLog: RollbackStrategy {
     /// What may differ from the checkpoint: after a checkpoint that has thrown, more than the bits say.
     private func changed(_ writes: FirstWrites) -> PageRanges {
         PageRanges(state.withLock { $0.entries }.map { $0..<$0 + unit }).union(writes.written)
+    }
+
+    /// Keeps the oldest entry of each page, which is what counts: only checkpoints that have thrown leave others.
+    private func dropYoungerEntries(_ state: inout State) {
+        var seen: Set<PageIndex> = []
+        var kept: [PageIndex] = []
+        for (index, page) in state.entries.enumerated() where seen.insert(page).inserted {
+            if kept.count < index { unsafe log.bytes(of: place(kept.count)).copyMemory(from: log.content(of: place(index))) }
+            kept.append(page)
+        }
+        state.entries = kept
     }
 
     /// Where the log keeps its n-th entry.
