@@ -53,6 +53,7 @@ struct StoredImage: Sendable {
     private static func newestRecord(_ medium: any Medium) throws(EngineError) -> ImageRecord? {
         var newest: ImageRecord?
         var brokenCount = 0
+        var foreignCount = 0
         guard medium.size >= ByteCount(ImageGeometry.recordSlotCount * ImageGeometry.recordBytes) else {
             if medium.size == .zero { return nil }
             throw EngineError(.mismatch, "the medium holds no rollback image", remedy: remedyForOthers, place: medium.name)
@@ -72,8 +73,12 @@ struct StoredImage: Sendable {
                 if record.epoch > newest?.epoch ?? .none { newest = record }
             case .unknownVersion(let version):
                 throw EngineError(.unsupported, "the rollback image has version \(version)", remedy: "Use a newer ckstore.", place: medium.name)
-            case .foreign: throw EngineError(.mismatch, "the medium holds something else", remedy: remedyForOthers, place: medium.name)
+            // Also what a power cut leaves of the first record of a slot.
+            case .foreign: foreignCount += 1
             }
+        }
+        if newest == nil, foreignCount > 0 {
+            throw EngineError(.mismatch, "the medium holds something else", remedy: remedyForOthers, place: medium.name)
         }
         if newest == nil, brokenCount > 0 { throw damaged(medium, "none of its records is whole") }
         return newest
