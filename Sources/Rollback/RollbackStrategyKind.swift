@@ -7,7 +7,7 @@ import Media
 import Units
 
 /// The six ways to keep a checkpoint of memory that can be rolled back to [system D].
-public enum RollbackStrategyKind: String, Sendable, CaseIterable {
+public enum RollbackStrategyKind: String, Sendable, Codable, CaseIterable {
     /// A shadow holds the checkpoint. What was written is gathered in a buffer at the checkpoint; sealing the buffer commits, and it drains
     /// into the shadow while writers run.
     case postImageLocal
@@ -69,6 +69,8 @@ public struct RollbackStatistics: Sendable, Equatable {
     public var shadowBytes = ByteCount.zero
     /// Memory that buffer or log takes when it is full.
     public var bufferBytes = ByteCount.zero
+    /// The most of it that was used so far.
+    public var usedBufferBytes = ByteCount.zero
     /// Memory for bits and states.
     public var bitmapBytes = ByteCount.zero
 

@@ -38,6 +38,17 @@ public final class BackupSocket: Sendable {
         return try BackupSocket(adopting: number, place: path)
     }
 
+    /// Two connected ends, for a backup in this process.
+    public static func pair() throws(EngineError) -> (BackupSocket, BackupSocket) {
+        var ends: (Int32, Int32) = (0, 0)
+        let result = unsafe withUnsafeMutableBytes(of: &ends) { bytes in
+            unsafe socketpair(
+                AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0, bytes.assumingMemoryBound(to: Int32.self).baseAddress!)
+        }
+        try checked(result < 0 ? -errno : 0, "make a pair of sockets")
+        return (try BackupSocket(adopting: ends.0), try BackupSocket(adopting: ends.1))
+    }
+
     /// Ends what another thread waits for here; nothing works any more.
     public func stop() { ck_signal_event(stopEvent.number) }
 

@@ -61,6 +61,7 @@ final class PostImageLocal: RollbackStrategy {
             parts.counters.add { $0.pagesCopiedAtCheckpoint += piece.upperBound - piece.lowerBound }
             try parts.rules.step(.copied)
         }
+        parts.counters.add { $0.usedBufferBytes = max($0.usedBufferBytes, content.pages.count.bytes) }
         try writes.protect(content.pages)
         try parts.rules.step(.protected)
         writes.commit { state.withLock { $0 = State(sealed: content, device: device) } }

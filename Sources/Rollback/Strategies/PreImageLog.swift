@@ -44,7 +44,11 @@ final class PreImageLog: RollbackStrategy {
             }
             unsafe log.bytes(of: place(state.entries.count)).copyMemory(from: parts.memory.content(of: unit))
             state.entries.append(unit.lowerBound)
-            parts.counters.add { $0.pagesCopiedFirst += self.unit }
+            let used = PageCount(state.entries.count * self.unit.int).bytes
+            parts.counters.add { counts in
+                counts.pagesCopiedFirst += self.unit
+                counts.usedBufferBytes = max(counts.usedBufferBytes, used)
+            }
             return .noted
         }
     }
