@@ -76,16 +76,17 @@ package final class FirstWrites: Sendable {
         for range in pages.ranges { try trap.release(range) }
     }
 
-    /// Overwrites pages: they are released, `fill` writes each piece, then they are protected again. Writers stand still.
+    /// Overwrites pages whose bits are set: `fill` writes each piece, then they are protected again. Writers stand still. Such pages are released
+    /// already, but after a checkpoint that has thrown: then these writes trap like others, and are let through because of the bits.
     func restore(
         _ pages: PageRanges, _ fill: (Range<PageIndex>, UnsafeMutableRawBufferPointer) throws(EngineError) -> Void
     ) throws(EngineError) {
-        try release(pages)
         try pages.forEachPiece(memory.pagesPerUnit) { piece throws(EngineError) in try unsafe fill(piece, memory.bytes(of: piece)) }
         try protect(pages)
     }
 
-    /// Notes writes that will not trap, of a device, before they happen: returns when they may. May wait for a checkpoint, like a write that traps.
+    /// Notes writes that will not trap, of a device, before they happen: returns when they may. May wait for a checkpoint, like a write
+    /// that traps.
     func announce(_ pages: Range<PageIndex>) throws(EngineError) {
         let units = memory.wholeUnits(pages)
         try core.state.waitFor { state throws(EngineError) -> Void? in

@@ -1,7 +1,8 @@
 // Memory of this process that can be rolled back to its last checkpoint, by one of six strategies.
 //
-// The cycle is the same for all [system D]: the owner stops the writers, hands over device state, the strategy's commit point makes the new checkpoint
-// stand, writers resume, and output that was held until then is released. A rollback stops the writers, restores memory and hands the state back.
+// The cycle is the same for all [system D]: the owner stops the writers, hands over device state, the strategy's commit point makes the new
+// checkpoint stand, writers resume, and output that was held until then is released. A rollback stops the writers, restores memory and
+// hands the state back.
 //
 // Invariants:
 // - There is always exactly one checkpoint, from `make` on: memory and state of one instant.
@@ -28,11 +29,11 @@ public final class MemoryRollback: Sendable {
         var isClosed = false
     }
 
-    /// Takes the first checkpoint: what memory holds now, with `state`. Writers stand still until this returns; on a medium or in the backup process it
-    /// is durable then.
+    /// Takes the first checkpoint: what memory holds now, with `state`. Writers stand still until this returns; on a medium or in the
+    /// backup process it is durable then.
     ///
-    /// - Throws: `.invalidInput` for a buffer or log that can overflow without somebody to take a checkpoint, a missing `connect`, or a medium that
-    ///   the strategy can't use; `.mismatch` for a medium with other content; `.busy` for one in use; `.store` when it fails;
+    /// - Throws: `.invalidInput` for a buffer or log that can overflow without somebody to take a checkpoint, a missing `connect`, or a
+    ///   medium that the strategy can't use; `.mismatch` for a medium with other content; `.busy` for one in use; `.store` when it fails;
     ///   `.connection`, `.refused`, `.timeout` of the backup; what `WriteTrap` throws; `.noMemory`.
     public static func make(
         _ kind: RollbackStrategyKind, _ memory: GuestMemory, state: [UInt8] = [], options: RollbackOptions = RollbackOptions()
@@ -95,13 +96,13 @@ public final class MemoryRollback: Sendable {
         forcing.withLock { $0 = thread }
     }
 
-    /// Makes what memory holds now the checkpoint, with `state`. The caller has stopped the writers; they may resume when this returns, and output that
-    /// depends on the checkpoint may be released.
+    /// Makes what memory holds now the checkpoint, with `state`. The caller has stopped the writers; they may resume when this returns, and
+    /// output that depends on the checkpoint may be released.
     ///
     /// On return the checkpoint stands in this process. On a medium it is durable for postImageBitmap, postImageBlockStates and
     /// preImageLog; for postImageLocal and postImageTwoBitmaps when `settle` has returned. For postImageRemote the backup has it.
-    /// - Throws: `.store`, `.connection`, `.timeout`, `.refused`, `.ioFailed`; `.busy` after a rollback that has thrown; `.cancelled` after `close`. Writers may
-    ///   resume then, and the next checkpoint covers what this one was to cover.
+    /// - Throws: `.store`, `.connection`, `.timeout`, `.refused`, `.ioFailed`; `.busy` after a rollback that has thrown; `.cancelled` after
+    ///   `close`. Writers may resume then, and the next checkpoint covers what this one was to cover.
     public func checkpoint(state: [UInt8]) throws(EngineError) {
         try cycle.withLock { cycle throws(EngineError) in
             try checkOpen(cycle)
@@ -116,8 +117,8 @@ public final class MemoryRollback: Sendable {
         }
     }
 
-    /// Brings memory back to the checkpoint, byte for byte, and returns its state. The caller has stopped the writers. One that waits in a write goes on
-    /// with that write afterwards: take it out by a signal where it should not.
+    /// Brings memory back to the checkpoint, byte for byte, and returns its state. The caller has stopped the writers. One that waits in a
+    /// write goes on with that write afterwards: take it out by a signal where it should not.
     ///
     /// - Throws: as `checkpoint`; `.corrupt` when what a medium holds is damaged. Memory is a mix then: call it again before writers resume.
     public func rollback() throws(EngineError) -> [UInt8] {
@@ -138,7 +139,8 @@ public final class MemoryRollback: Sendable {
         if cycle.isClosed { throw EngineError(.cancelled, "memory's checkpoints have ended", place: memory.name) }
     }
 
-    /// Notes that a device is going to write into these pages, past the write protection: returns when it may. Waits for a checkpoint where there is no room.
+    /// Notes that a device is going to write into these pages, past the write protection: returns when it may. Waits for a checkpoint where
+    /// there is no room.
     /// - Throws: `.ioFailed` when writes can't be tracked any more.
     public func announceDeviceWrite(_ pages: Range<PageIndex>) throws(EngineError) { try writes.announce(pages) }
 
@@ -158,8 +160,8 @@ public final class MemoryRollback: Sendable {
         return result
     }
 
-    /// Ends tracking and everything that goes on in the background; memory stays as it is, and whoever waits goes on. On a medium the last durable checkpoint
-    /// stays. Harmless when it was closed before. Not to be called by `forceCheckpoint`.
+    /// Ends tracking and everything that goes on in the background; memory stays as it is, and whoever waits goes on. On a medium the last
+    /// durable checkpoint stays. Harmless when it was closed before. Not to be called by `forceCheckpoint`.
     public func close() {
         let wasClosed = cycle.withLock { cycle in
             defer { cycle.isClosed = true }

@@ -1,7 +1,7 @@
 // The copy of a checkpoint on a medium, for the strategies that keep the checkpoint within memory itself.
 //
-// Invariant: the medium's image is the last checkpoint that `copy` has returned for. After a failed flush it may be the one that failed: from then on
-// nothing more is copied.
+// Invariant: the medium's image is the last checkpoint that `copy` has returned for. After a failed flush it may be the one that failed:
+// from then on nothing more is copied.
 
 import CheckpointCore
 import MachineMemory

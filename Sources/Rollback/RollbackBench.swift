@@ -44,7 +44,7 @@ public struct RollbackBench: Sendable {
     /// - Throws: what strategies throw; `.corrupt` when a rollback brings back something else.
     public func run(_ kind: RollbackStrategyKind) throws(EngineError) -> Row {
         let memory = try GuestMemory("bench", byteLength: byteLength)
-        for page in 0..<memory.pageCount.int { unsafe memory.bytes.storeBytes(of: UInt64(page) | 1, toByteOffset: page * pageSize, as: UInt64.self) }
+        write(1, Array(0..<memory.pageCount.int), memory)
         var options = RollbackOptions()
         var backup: BenchBackup?
         if kind == .postImageRemote {

@@ -32,8 +32,8 @@ public struct RollbackOptions: Sendable {
     public var stateCapacity = ByteCount.kibibytes(64)
     /// True when whatever the medium holds may be lost: something that is no image of this memory's size.
     public var replacesContent = false
-    /// How many pages one epoch may write before the buffer (postImageLocal) or the log (preImageLog) is full; nil: all of them. At least one unit
-    /// of the memory. The backup process has its own limit.
+    /// How many pages one epoch may write before the buffer (postImageLocal) or the log (preImageLog) is full; nil: all of them. At least
+    /// one unit of the memory. The backup process has its own limit.
     public var capacity: PageCount?
     /// Called on a thread of its own when a buffer or log is full: has to stop the writers and take a checkpoint. Writers of further pages
     /// wait until it has been taken (or memory has been rolled back), so that nothing is lost. One that waits in a write counts as stopped.

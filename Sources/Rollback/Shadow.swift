@@ -13,6 +13,8 @@ import Units
 package protocol Shadow: AnyObject, Sendable {
     /// Whether all its pages are zero before anything is put.
     var isZeroAtFirst: Bool { get }
+    /// Whether what was put can be read for sure. Where it can't, a failed flush may lose what was put since the last commit.
+    var isSure: Bool { get }
     /// The memory that it takes in this process.
     var residentBytes: ByteCount { get }
     /// Takes over pages of the checkpoint in the making. The bytes don't change meanwhile.
@@ -47,6 +49,7 @@ final class MemoryShadow: Shadow {
     }
 
     var isZeroAtFirst: Bool { true }
+    var isSure: Bool { true }
     var residentBytes: ByteCount { pages.byteLength }
     func put(_ pages: Range<PageIndex>, _ bytes: UnsafeRawBufferPointer) { unsafe self.pages.bytes(of: pages).copyMemory(from: bytes) }
     func commit(_ state: [UInt8]) {}

@@ -173,7 +173,9 @@ extension GuestMemory {
 
     @Test func `a connection that breaks at any frame leaves the old checkpoint or the new one`() async throws {
         try await onPlainThread {
-            for target in 24...45 { try Self.meet("the connection ends before frame \(target)", expected: nil) { number, frame in number >= target ? [] : [frame] } }
+            for target in 24...45 {
+                try Self.meet("the connection ends before frame \(target)", expected: nil) { number, frame in number >= target ? [] : [frame] }
+            }
         }
     }
 
@@ -255,7 +257,9 @@ extension GuestMemory {
             let elsewhere = Self.socket_(AF_INET, SOCK_DGRAM)
             var address = Self.address(192, 0, 2, 1, port: 9)
             let connected = unsafe withUnsafePointer(to: &address) { pointer in
-                unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { unsafe connect(elsewhere, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) }
+                unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                    unsafe connect(elsewhere, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+                }
             }
             if connected == 0 { try requireRefusal(.unsupported) { _ = try BackupSocket(adopting: elsewhere) } }
         }

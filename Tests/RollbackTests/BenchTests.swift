@@ -10,7 +10,8 @@ import Units
     @Test func `the benchmark measures all six strategies`() async throws {
         let rows = try await onPlainThread {
             var bench = RollbackBench()
-            if ProcessInfo.processInfo.environment["CKSTORE_ROLLBACK_BENCH"] == nil { bench.byteLength = .mebibytes(4) } else { bench.byteLength = .mebibytes(256) }
+            let isReal = ProcessInfo.processInfo.environment["CKSTORE_ROLLBACK_BENCH"] != nil
+            bench.byteLength = .mebibytes(isReal ? 256 : 4)
             return try RollbackStrategyKind.allCases.map { try bench.run($0) }
         }
         #expect(rows.count == 6 && rows.allSatisfy { $0.firstWriteMicroseconds > 0 && $0.writtenPages == $0.pages / 100 })

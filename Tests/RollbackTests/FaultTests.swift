@@ -16,7 +16,9 @@ private struct Episode {
     let goesOn: Bool
 
     /// Checkpoints with a fault at the n-th step. Returns where it came; nil: there were fewer steps.
-    func run(_ kind: RollbackStrategyKind, _ rules: FaultAtStep, at target: Int, rollingBack: Bool, sharedRules: (any RollbackRules)? = nil) throws -> RollbackStep? {
+    func run(
+        _ kind: RollbackStrategyKind, _ rules: FaultAtStep, at target: Int, rollingBack: Bool, sharedRules: (any RollbackRules)? = nil
+    ) throws -> RollbackStep? {
         let memory = try GuestMemory("ram", byteLength: ByteCount(Self.pageCount * pageSize), sharing: .shared)
         var fired: RollbackStep?
         rules.arm(0)
@@ -25,6 +27,8 @@ private struct Episode {
             var model = Model(pageCount: Self.pageCount)
             try write(&random, rollback, &model, 40)
             try rollback.checkpoint(state: [1])
+            // Steps in the background are those of the next checkpoint then.
+            try rollback.settle()
             model.apply(.checkpoint([1]))
             let old = model
             try write(&random, rollback, &model, 40)
@@ -92,7 +96,9 @@ private struct Episode {
                             let step = try Episode(seed: seed, goesOn: goesOn).run(kind, rules, at: target, rollingBack: rollingBack)
                             guard let step else { break }
                             seen[kind, default: []].insert(step)
-                        } catch { throw Mismatch("seed \(seed), \(kind), step \(target), rolling back \(rollingBack), going on \(goesOn): \(error)") }
+                        } catch {
+                            throw Mismatch("seed \(seed), \(kind), step \(target), rolling back \(rollingBack), going on \(goesOn): \(error)")
+                        }
                     }
                 }
             }

@@ -96,7 +96,7 @@ private final class Victim {
         var number = 0
         for round in 0..<12 {
             let victim = try Victim(["medium", kind.rawValue, "\(locator)", "\(number)"])
-            try victim.wait(for: "durable \(number)\n")
+            try victim.wait(for: "durable \(number + 2)\n")
             usleep(useconds_t(random.below(25_000)))
             let said = try victim.killed()
             let medium = try openMedium(locator, access: .readWrite)

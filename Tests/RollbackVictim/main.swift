@@ -1,7 +1,7 @@
 // Takes checkpoints in a loop until it is killed, on a medium or in a backup process; or is that backup process.
 //
-// Invariant: a line is written, whole, before a checkpoint is begun and when it is durable, so that whoever reads the lines of a killed process knows what
-// must and what may be there.
+// Invariant: a line is written, whole, before a checkpoint is begun and when it is durable, so that whoever reads the lines of a killed
+// process knows what must and what may be there.
 
 import CheckpointCore
 import FaultHarness

@@ -81,13 +81,15 @@ struct BackupFrame {
             throw EngineError(.corrupt, "a frame was damaged on its way", remedy: "Connect again.", place: place)
         }
         guard header.u64(8) == sequence else {
-            throw violation(header.u64(8) < sequence ? "frame \(header.u64(8)) came twice" : "frame \(header.u64(8)) came before frame \(sequence)", place)
+            let isOld = header.u64(8) < sequence
+            throw violation("frame \(header.u64(8)) " + (isOld ? "came twice" : "came before frame \(sequence)"), place)
         }
         let (first, count) = (header.u64(24), header.u64(32))
         guard let kind = FrameKind(rawValue: header.u16(4)) else { throw violation("a frame of kind \(header.u16(4))", place) }
         guard first < 1 << 40, count < 1 << 40 else { throw violation("pages \(first) and \(count) more", place) }
         return BackupFrame(
-            kind: kind, epoch: RollbackEpoch(header.u64(16)), pages: PageIndex(first)..<PageIndex(first + count), payload: payload.copy(0..<payload.count))
+            kind: kind, epoch: RollbackEpoch(header.u64(16)), pages: PageIndex(first)..<PageIndex(first + count),
+            payload: payload.copy(0..<payload.count))
     }
 
     static func violation(_ what: String, _ place: String) -> EngineError {

@@ -59,7 +59,9 @@ struct BackupHello {
             throw EngineError(.unsupported, "the other side speaks version \(bytes.u32(0))", remedy: "Use one version of ckstore.", place: place)
         }
         let length = Int(bytes.u16(24))
-        guard let role = Role(rawValue: bytes.u32(4)), length <= Self.longestName, payload.count == Self.fixedBytes + length, bytes.u64(8) != 0 else {
+        guard let role = Role(rawValue: bytes.u32(4)), length <= Self.longestName, payload.count == Self.fixedBytes + length,
+            bytes.u64(8) != 0
+        else {
             throw BackupFrame.violation("a hello that makes no sense", place)
         }
         self.init(

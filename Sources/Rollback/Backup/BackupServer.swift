@@ -41,11 +41,11 @@ public final class BackupServer: Sendable {
     /// The number of the last checkpoint.
     public var epoch: RollbackEpoch { state.withLock { $0.epoch } }
 
-    /// Serves a connection until the other side ends it, on the calling thread. Connections can be served side by side: one that takes over must not wait
-    /// for the one before it.
+    /// Serves a connection until the other side ends it, on the calling thread. Connections can be served side by side: one that takes over
+    /// must not wait for the one before it.
     ///
-    /// - Throws: why it was ended here: `.refused`, `.protocolViolation`, `.corrupt`, `.connection`, `.store`, `.cancelled` after `close`. The other side has been told; the image is
-    ///   that of the last accepted end marker.
+    /// - Throws: why it was ended here: `.refused`, `.protocolViolation`, `.corrupt`, `.connection`, `.store`, `.cancelled` after `close`.
+    ///   The other side has been told; the image is that of the last accepted end marker.
     public func serve(_ socket: BackupSocket) throws(EngineError) {
         let isClosed = sockets.withLock { sockets in
             sockets?[ObjectIdentifier(socket)] = socket
@@ -61,10 +61,15 @@ public final class BackupServer: Sendable {
         do throws(EngineError) {
             while let frame = try connection.receive() { try answer(frame, connection, &number) }
         } catch {
-            // Told as far as it still listens: what ended the connection is thrown here in any case.
-            try? connection.send(BackupFrame(kind: .refused, payload: [UInt8](error.description.utf8.prefix(1000))))
+            tell(error, connection)
             throw error
         }
+    }
+
+    /// Tells the other side why the connection ends, as far as it still listens: the error is thrown here in any case.
+    private func tell(_ error: EngineError, _ connection: FrameConnection) {
+        try? connection.send(BackupFrame(kind: .refused, payload: [UInt8](error.description.utf8.prefix(1000))))
+        try? connection.flush()
     }
 
     private func answer(_ frame: BackupFrame, _ connection: FrameConnection, _ number: inout Int?) throws(EngineError) {
@@ -85,6 +90,7 @@ public final class BackupServer: Sendable {
             try state.withLock { state throws(EngineError) in try state.seal(frame, from: known, place) }
             // Accepted first: the machine goes on while the staged pages drain into the image.
             try connection.send(BackupFrame(kind: .accepted, epoch: frame.epoch))
+            try connection.flush()
             try state.withLock { state throws(EngineError) in try state.drain() }
         case .fetch:
             let payload = try state.withLock { state throws(EngineError) in try state.read(frame.pages, for: known, place) }

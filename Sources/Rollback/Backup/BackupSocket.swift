@@ -86,23 +86,17 @@ public final class BackupSocket: Sendable {
         }
     }
 
-    /// Fills the bytes up to `count`. Returns false when the other side has ended before the first of them.
-    func receive(_ bytes: AlignedBytes, count: Int, milliseconds: Int) throws(EngineError) -> Bool {
-        var got = 0
-        while got < count {
-            let result = unsafe bytes.withMutableBytes(got..<count) { unsafe ck_receive(descriptor.number, $0.baseAddress, $0.count) }
+    /// Receives what is there into the bytes from `start` on, at least one. Returns how many; 0: the other side has ended.
+    func receive(_ bytes: AlignedBytes, from start: Int, milliseconds: Int) throws(EngineError) -> Int {
+        while true {
+            let result = unsafe bytes.withMutableBytes(start..<bytes.count) { unsafe ck_receive(descriptor.number, $0.baseAddress, $0.count) }
             if result == -Int(EAGAIN) {
                 try wait(CK_READABLE, milliseconds)
                 continue
             }
             guard result >= 0 else { throw broken(Int32(-result)) }
-            if result == 0 {
-                if got == 0 { return false }
-                throw EngineError(.connection, "the other side has ended in the middle of a frame", place: place)
-            }
-            got += result
+            return result
         }
-        return true
     }
 
     private func wait(_ what: Int, _ milliseconds: Int) throws(EngineError) {

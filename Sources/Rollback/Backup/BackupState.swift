@@ -1,6 +1,7 @@
 // What a backup holds.
 //
-// Invariant: `epoch`, `device` and the image that `read` gives belong together at any time: sealed pages are read from the staging until they have drained.
+// Invariant: `epoch`, `device` and the image that `read` gives belong together at any time: sealed pages are read from the staging until
+// they have drained.
 
 import CheckpointCore
 import MachineMemory
@@ -50,8 +51,8 @@ struct BackupState {
         self.byteLength = byteLength
     }
 
-    /// Lets a process in and returns the number of its connection; or throws `.refused`, `.mismatch`. Earlier connections are refused from now on: what
-    /// is still on its way in them must not count behind the back of this one.
+    /// Lets a process in and returns the number of its connection; or throws `.refused`, `.mismatch`. Earlier connections are refused from
+    /// now on: what is still on its way in them must not count behind the back of this one.
     mutating func admit(_ hello: BackupHello, _ options: BackupOptions, _ place: String) throws(EngineError) -> Int {
         switch hello.role {
         case .primary:
@@ -60,7 +61,8 @@ struct BackupState {
                     .refused, "this backup has the checkpoint of another process", remedy: "Take it over, or use another backup.", place: place)
             }
             guard hello.byteLength > .zero, hello.byteLength <= options.longestMemory, hello.byteLength.rawValue % UInt64(pageSize) == 0 else {
-                throw EngineError(.refused, "no backup for \(hello.byteLength) bytes of memory", remedy: "It takes \(options.longestMemory).", place: place)
+                throw EngineError(
+                    .refused, "no backup for \(hello.byteLength) bytes of memory", remedy: "It takes at most \(options.longestMemory).", place: place)
             }
             if shadow == nil { try makeShadow(hello.byteLength, hello.name, options) }
             guard byteLength == hello.byteLength else {
@@ -68,7 +70,6 @@ struct BackupState {
             }
         case .successor:
             guard epoch != .none else { throw EngineError(.refused, "there is no checkpoint to take over", place: place) }
-            try drain()
             owner = hello.identity
         }
         staged = [:]
@@ -99,7 +100,8 @@ struct BackupState {
             staged = [:]
         }
         guard staged.count <= (options.stagingCapacity ?? pageCount).int else {
-            throw EngineError(.refused, "more than \(options.stagingCapacity ?? pageCount) pages in one checkpoint", remedy: "Give it more room.", place: place)
+            throw EngineError(
+                .refused, "more than \(options.stagingCapacity ?? pageCount) pages in one checkpoint", remedy: "Give it more room.", place: place)
         }
     }
 
@@ -145,11 +147,22 @@ struct BackupState {
     }
 
     /// Pages of the last checkpoint.
-    mutating func read(_ pages: Range<PageIndex>, for connection: Int, _ place: String) throws(EngineError) -> [UInt8] {
+    func read(_ pages: Range<PageIndex>, for connection: Int, _ place: String) throws(EngineError) -> [UInt8] {
         try check(connection, place)
-        try drain()
         let buffer = AlignedBytes(count: try checkedCount(pages, place).bytes.int)
-        try unsafe buffer.withMutableBytes { bytes throws(EngineError) in try unsafe shadow!.read(pages, into: bytes) }
+        var start = pages.lowerBound
+        while start < pages.upperBound {
+            let page = start..<start + PageCount(UInt64(1))
+            let offset = (start - pages.lowerBound).bytes.int
+            if let content = sealed[start] {
+                buffer.put(content ?? [UInt8](repeating: 0, count: pageSize), at: offset)
+            } else {
+                try unsafe buffer.withMutableBytes(offset..<offset + pageSize) { bytes throws(EngineError) in
+                    try unsafe shadow!.read(page, into: bytes)
+                }
+            }
+            start = page.upperBound
+        }
         return buffer.copy(0..<buffer.count)
     }
 

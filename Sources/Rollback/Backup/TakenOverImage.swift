@@ -19,8 +19,8 @@ public final class TakenOverImage: Sendable {
     public let byteLength: ByteCount
     private let connection: FrameConnection
 
-    /// Takes over from whoever has kept checkpoints in the backup. What that process has sent without an end marker is discarded. The caller has made
-    /// sure that the process is to be succeeded: it gets no more checkpoints there.
+    /// Takes over from whoever has kept checkpoints in the backup. What that process has sent without an end marker is discarded. The
+    /// caller has made sure that the process is to be succeeded: it gets no more checkpoints there.
     ///
     /// - Throws: `.refused` when there is no checkpoint; `.connection`, `.timeout`.
     public static func takeOver(
@@ -44,11 +44,12 @@ public final class TakenOverImage: Sendable {
     public func restore(into memory: GuestMemory) throws(EngineError) {
         guard memory.byteLength == byteLength else {
             throw EngineError(
-                .mismatch, "the backup has \(byteLength) bytes of memory and this memory \(memory.byteLength)", remedy: "Map memory of that length.",
-                place: memory.name)
+                .mismatch, "the backup has \(byteLength) bytes of memory and this memory \(memory.byteLength)",
+                remedy: "Map memory of that length.", place: memory.name)
         }
+        let fetch = try PageFetch(PageRanges(memory.allPages), connection)
         try PageRanges(memory.allPages).forEachPiece(PageCount(UInt64(1))) { piece throws(EngineError) in
-            try unsafe connection.fetch(piece, into: memory.bytes(of: piece))
+            try unsafe fetch.next(piece, into: memory.bytes(of: piece))
         }
     }
 
@@ -62,13 +63,5 @@ extension FrameConnection {
         try send(BackupFrame(kind: .hello, payload: hello.encoded()))
         let answer = try receive(.welcome)
         return (answer.epoch, try BackupWelcome(answer.payload, place: place))
-    }
-
-    /// Brings pages of the last checkpoint.
-    func fetch(_ pages: Range<PageIndex>, into buffer: UnsafeMutableRawBufferPointer) throws(EngineError) {
-        try send(BackupFrame(kind: .fetch, pages: pages))
-        let answer = try receive(.pages)
-        guard answer.pages == pages, answer.payload.count == buffer.count else { throw BackupFrame.violation("an answer about other pages", place) }
-        unsafe buffer.copyBytes(from: answer.payload)
     }
 }

@@ -1,7 +1,7 @@
 // A shadow on a medium, made so that a crash at any point leaves the last checkpoint whole. Formats/ROLLBACK.md.
 //
-// Each page has two locations. Pages of the checkpoint in the making go to the location that the committed one does not use; then the table that says
-// which location holds what goes to the area that the committed one does not use; a flush; then the record, twice; a flush.
+// Each page has two locations. Pages of the checkpoint in the making go to the location that the committed one does not use; then the table
+// that says which location holds what goes to the area that the committed one does not use; a flush; then the record, twice; a flush.
 //
 // Invariants:
 // - Nothing that the committed record speaks of is overwritten.
@@ -63,10 +63,10 @@ final class MediumShadow: Shadow {
         var found: StoredImage?
         do throws(EngineError) {
             found = try StoredImage.load(medium)
-            if let found, found.record.geometry != geometry {
+            if let other = found?.record.geometry, other != geometry {
                 throw EngineError(
-                    .mismatch, "the medium holds an image of \(found.record.geometry.byteLength) bytes of memory and \(found.record.geometry.stateCapacity) "
-                        + "of state", remedy: "Choose another medium, or have its content replaced if it is no longer needed.", place: medium.name)
+                    .mismatch, "the medium holds an image of \(other.byteLength) bytes of memory and \(other.stateCapacity) of state",
+                    remedy: "Choose another medium, or have its content replaced if it is no longer needed.", place: medium.name)
             }
         } catch {
             guard replaces, error.code == .mismatch || error.code == .corrupt || error.code == .unsupported else { throw error }
@@ -74,7 +74,8 @@ final class MediumShadow: Shadow {
             try forget(medium)
         }
         try makeRoom(medium, geometry)
-        // What this process sees of an earlier one's last commit may not be durable yet; before anything of the commit before that is overwritten, it is.
+        // What this process sees of an earlier one's last commit may not be durable yet; before anything of the commit before that is
+        // overwritten, it is.
         try onMedium { () throws(MediumError) in try medium.flush() }
         return found
     }
@@ -100,6 +101,7 @@ final class MediumShadow: Shadow {
     }
 
     var isZeroAtFirst: Bool { false }
+    var isSure: Bool { false }
     var residentBytes: ByteCount { geometry.tableBytes + geometry.tableBytes }
 
     func put(_ pages: Range<PageIndex>, _ bytes: UnsafeRawBufferPointer) throws(EngineError) {

@@ -1,7 +1,7 @@
 // A checkpoint that has outlived its process: read from the medium that it was kept on.
 //
-// Invariant: what is returned is the last checkpoint that was committed on the medium, or the one that was being committed when its process ended; never
-// a mix, and never unverified bytes.
+// Invariant: what is returned is the last checkpoint that was committed on the medium, or the one that was being committed when its process
+// ended; never a mix, and never unverified bytes.
 
 import CheckpointCore
 import MachineMemory
@@ -15,7 +15,8 @@ public final class RollbackImage: Sendable {
 
     /// Opens the medium's checkpoint, whatever became of the process that made it.
     ///
-    /// - Throws: `.notFound` when there is none; `.mismatch`, `.corrupt`, `.unsupported`; `.busy` while a process keeps its memory's checkpoints there.
+    /// - Throws: `.notFound` when there is none; `.mismatch`, `.corrupt`, `.unsupported`; `.busy` while a process keeps its memory's
+    ///   checkpoints there.
     public static func open(_ medium: any Medium) throws(EngineError) -> RollbackImage {
         try StoredImage.lock(medium, .shared)
         do throws(EngineError) {
@@ -36,7 +37,9 @@ public final class RollbackImage: Sendable {
 
     /// How many bytes a medium needs for the checkpoints of a memory.
     /// - Throws: `.invalidInput` for sizes that no image can have.
-    public static func requiredSize(byteLength: ByteCount, stateCapacity: ByteCount = RollbackOptions().stateCapacity) throws(EngineError) -> ByteCount {
+    public static func requiredSize(
+        byteLength: ByteCount, stateCapacity: ByteCount = RollbackOptions().stateCapacity
+    ) throws(EngineError) -> ByteCount {
         try ImageGeometry(of: byteLength, stateCapacity: stateCapacity, place: "").requiredSize
     }
 

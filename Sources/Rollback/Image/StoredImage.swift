@@ -32,8 +32,8 @@ struct StoredImage: Sendable {
 
     /// Finds the newest checkpoint; nil: there is none, and nothing else either.
     ///
-    /// - Throws: `.mismatch` when the medium holds something else; `.corrupt` when the newest checkpoint is damaged, or all records are; `.unsupported` for
-    ///   a newer version of the format.
+    /// - Throws: `.mismatch` when the medium holds something else; `.corrupt` when the newest checkpoint is damaged, or all records are;
+    ///   `.unsupported` for a newer version of the format.
     static func load(_ medium: any Medium) throws(EngineError) -> StoredImage? {
         guard let record = try newestRecord(medium) else { return nil }
         guard record.geometry.requiredSize <= medium.size else {

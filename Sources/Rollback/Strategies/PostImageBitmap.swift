@@ -1,8 +1,8 @@
 // Strategy 3: a shadow, and a bit for each page that was written [system D].
 //
-// The commit point is the moment in which what was written counts as *to be copied*: memory has it, and nobody writes. Whatever comes between two
-// copies, the rest can be copied later: a rollback after the commit point finishes the copying, one before it takes what was written back from the shadow.
-// On a medium, which has to survive this process, the old content stays until all has been copied.
+// The commit point is the moment in which what was written counts as *to be copied*: memory has it, and nobody writes. Whatever comes
+// between two copies, the rest can be copied later: a rollback after the commit point finishes the copying, one before it takes what was
+// written back from the shadow. On a medium, which has to survive this process, the old content stays until all has been copied.
 //
 // Invariant: exactly what was written is copied, while writers stand still.
 

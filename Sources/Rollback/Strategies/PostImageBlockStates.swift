@@ -1,12 +1,13 @@
 // Strategy 5: two locations for each page, and states that say which of them holds the checkpoint [system D].
 //
-// A page that was not written is its own checkpoint. The first write of an epoch makes the page's other location hold the checkpoint and marks it modified; a
-// checkpoint clears these states, and nothing is copied; a rollback brings modified pages back from their other location.
+// A page that was not written is its own checkpoint. The first write of an epoch makes the page's other location hold the checkpoint and
+// marks it modified; a checkpoint clears these states, and nothing is copied; a rollback brings modified pages back from their other
+// location.
 //
-// A memory controller sends the write itself to the other location. A process would have to map the page there, and bring along the rest of its content:
-// 11 us for mapping, registering and touching one page of a memfd here, beside 0.6 us for the copy that is needed all the same, and after some
-// 25,000 pages the address space has no more mappings (vm.max_map_count), at 100 to 200 MiB. So the old content goes to the other location and the page stays
-// where it is; the rest is as in the controller.
+// A memory controller sends the write itself to the other location. A process would have to map the page there, and bring along the rest of
+// its content: 11 us for mapping, registering and touching one page of a memfd here, beside 0.6 us for the copy that is needed all the
+// same, and after some 25,000 pages the address space has no more mappings (vm.max_map_count), at 100 to 200 MiB. So the old content goes
+// to the other location and the page stays where it is; the rest is as in the controller.
 //
 // With a medium the checkpoint is copied there as well, before it commits here.
 //

@@ -1,8 +1,8 @@
 // Strategy 1: a shadow, and a buffer between memory and shadow [system D].
 //
-// A first write is noted, which reserves room for its page in the buffer. A checkpoint fills the buffer with the content of these pages and seals it,
-// which is its commit; then it drains into the shadow, in order, while writers run. A rollback takes what has not drained yet from the buffer itself and
-// all else from the shadow: the same as finishing the drain first.
+// A first write is noted, which reserves room for its page in the buffer. A checkpoint fills the buffer with the content of these pages and
+// seals it, which is its commit; then it drains into the shadow, in order, while writers run. A rollback takes what has not drained yet
+// from the buffer itself and all else from the shadow: the same as finishing the drain first.
 //
 // Invariants:
 // - An epoch notes no more pages than the buffer holds.
@@ -94,7 +94,8 @@ final class PostImageLocal: RollbackStrategy {
         shadow.close()
     }
 
-    /// The buffer stays as it is until the next checkpoint, which comes at another time than this: so what has drained meanwhile may still be read there.
+    /// The buffer stays as it is until the next checkpoint, which comes at another time than this: so what has drained meanwhile may still
+    /// be read there.
     private func read(_ pages: Range<PageIndex>, _ sealed: Sealed?, into target: UnsafeMutableRawBufferPointer) throws(EngineError) {
         guard let sealed else { return try unsafe shadow.read(pages, into: target) }
         try sealed.pages.split(pages) { part, isBuffered throws(EngineError) in

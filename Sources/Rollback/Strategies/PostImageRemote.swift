@@ -1,7 +1,8 @@
 // Strategy 2: buffer and shadow are in a backup process [system D].
 //
-// A first write is noted; a checkpoint sends what was written, then the end marker. The backup's acceptance of that is the commit. What was sent without an
-// end marker is discarded. When the connection breaks between marker and answer, only the backup knows which checkpoint stands: the next connection says it.
+// A first write is noted; a checkpoint sends what was written, then the end marker. The backup's acceptance of that is the commit. What was
+// sent without an end marker is discarded. When the connection breaks between marker and answer, only the backup knows which checkpoint
+// stands: the next connection says it.
 //
 // It is the only strategy whose checkpoint survives the loss of this process without a medium: another one takes it over (`TakenOverImage`).
 //
@@ -79,8 +80,10 @@ final class PostImageRemote: RollbackStrategy {
         parts.counters.add { $0.pagesRestored = .zero }
         try connected { connection throws(EngineError) in
             try connection.send(BackupFrame(kind: .discard))
-            try unsafe writes.restore(writes.written) { piece, target throws(EngineError) in
-                try unsafe fetch(piece, connection, into: target)
+            let written = writes.written
+            let fetch = try PageFetch(written, connection)
+            try unsafe writes.restore(written) { piece, target throws(EngineError) in
+                try unsafe fetch.next(piece, into: target)
                 parts.counters.add { $0.pagesRestored += piece.upperBound - piece.lowerBound }
                 try parts.rules.step(.restored)
             }
@@ -123,8 +126,8 @@ final class PostImageRemote: RollbackStrategy {
             if let pending = state.pending, pending.epoch == epoch { state.committed = pending }
             guard state.committed.epoch == epoch || state.committed.epoch == .none else {
                 throw EngineError(
-                    .mismatch, "the backup has checkpoint \(epoch) and not \(state.committed.epoch)", remedy: "It is not the backup that was connected before.",
-                    place: connection.place)
+                    .mismatch, "the backup has checkpoint \(epoch) and not \(state.committed.epoch)",
+                    remedy: "It is not the backup that was connected before.", place: connection.place)
             }
             state.committed.epoch = epoch
             state.pending = nil
@@ -149,18 +152,12 @@ final class PostImageRemote: RollbackStrategy {
         }
     }
 
-    private func fetch(_ pages: Range<PageIndex>, _ connection: FrameConnection, into target: UnsafeMutableRawBufferPointer) throws(EngineError) {
-        try PageRanges(pages).forEachPiece(PageCount(UInt64(1)), limit: BackupFrame.pagesPerFrame) { piece throws(EngineError) in
-            let place = (piece.lowerBound - pages.lowerBound).bytes.int..<(piece.upperBound - pages.lowerBound).bytes.int
-            try unsafe connection.fetch(piece, into: UnsafeMutableRawBufferPointer(rebasing: target[place]))
-        }
-    }
-
     /// Sends the end marker and waits until it is accepted; then `commit` makes the checkpoint stand here.
     private func mark(_ connection: FrameConnection, _ device: [UInt8], _ commit: () -> Void) throws(EngineError) {
         guard device.count <= BackupFrame.longestPayload / 2 else {
             throw EngineError(
-                .invalidInput, "\(device.count) bytes of device state", remedy: "Give at most \(BackupFrame.longestPayload / 2).", place: memory.name)
+                .invalidInput, "\(device.count) bytes of device state", remedy: "Give at most \(BackupFrame.longestPayload / 2).",
+                place: memory.name)
         }
         let next = state.withLock { state in
             let next = Standing(epoch: state.committed.epoch.next, device: device)
@@ -169,7 +166,9 @@ final class PostImageRemote: RollbackStrategy {
         }
         try connection.send(BackupFrame(kind: .end, epoch: next.epoch, payload: device))
         try parts.rules.step(.marked)
-        guard try connection.receive(.accepted).epoch == next.epoch else { throw BackupFrame.violation("another checkpoint was accepted", connection.place) }
+        guard try connection.receive(.accepted).epoch == next.epoch else {
+            throw BackupFrame.violation("another checkpoint was accepted", connection.place)
+        }
         state.withLock { state in
             state.committed = next
             state.pending = nil

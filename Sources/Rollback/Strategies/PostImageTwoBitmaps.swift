@@ -1,7 +1,7 @@
 // Strategy 4: a shadow and two bitmaps, one of what was written, one of what is still to be copied [system D].
 //
-// A checkpoint swaps them, which is its commit, and the writers resume: copying goes on while they run. A page that is still to be copied is copied
-// before it is written; without that rule the shadow would get content of the next epoch.
+// A checkpoint swaps them, which is its commit, and the writers resume: copying goes on while they run. A page that is still to be copied
+// is copied before it is written; without that rule the shadow would get content of the next epoch.
 //
 // Invariant: a checkpoint begins when the copying for the one before it has ended.
 

@@ -1,8 +1,9 @@
 // Strategy 6: a log of what was overwritten [system D].
 //
-// The first write of an epoch to a page logs its old content; a checkpoint clears the bits and then the log, which is the commit; a rollback replays
-// the log in reverse. The bits go first: the other way round a fault between the two would leave pages that count as logged and are not. After such a fault
-// the log may get a second, younger entry for a page. That is why it is replayed in reverse: the oldest entry has the last word.
+// The first write of an epoch to a page logs its old content; a checkpoint clears the bits and then the log, which is the commit; a
+// rollback replays the log in reverse. The bits go first: the other way round a fault between the two would leave pages that count as
+// logged and are not. After such a fault the log may get a second, younger entry for a page. That is why it is replayed in reverse: the
+// oldest entry has the last word.
 //
 // With a medium the checkpoint is copied there as well, before it commits here: a log alone is of no use without the memory that it belongs to.
 //
@@ -69,7 +70,8 @@ final class PreImageLog: RollbackStrategy {
         parts.counters.add { $0.pagesRestored = .zero }
         let (entries, device) = state.withLock { ($0.entries, $0.device) }
         let changed = changed(writes)
-        try writes.release(changed)
+        // Those with a bit are released, or are when they are written.
+        try writes.release(changed.subtracting(writes.written))
         for index in parts.rules.replayOrder(entryCount: entries.count) {
             unsafe parts.memory.bytes(of: entries[index]..<entries[index] + unit).copyMemory(from: log.content(of: place(index)))
             parts.counters.add { $0.pagesRestored += unit }

@@ -51,7 +51,8 @@ final class CrowdedMemory: Sendable {
         self.options = options
     }
 
-    /// Lets the writers write, takes checkpoints and rolls back in between. Returns how many checkpoints were forced, and how many first writes there were.
+    /// Lets the writers write, takes checkpoints and rolls back in between. Returns how many checkpoints were forced, and how many first
+    /// writes there were.
     func run(rounds: Int = 30) throws -> (forced: Int, writes: Int) {
         defer { backup?.close() }
         var options = options

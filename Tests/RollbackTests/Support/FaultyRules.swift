@@ -31,7 +31,8 @@ final class FaultAtStep: RollbackRules {
     func replayOrder(entryCount: Int) -> [Int] { standard.replayOrder(entryCount: entryCount) }
 }
 
-/// Strategy 4 without its rule: pages that are still to be copied are written at once. Copying waits until `letGo`, so that it is sure to be late.
+/// Strategy 4 without its rule: pages that are still to be copied are written at once. Copying waits until `letGo`, so that it is sure to
+/// be late.
 final class NoCopyFirst: RollbackRules {
     let isHeld = Lock(true)
     /// Whether the rule is followed all the same: for the control.

@@ -49,7 +49,8 @@ final class LocalBackup: Sendable {
     }
 }
 
-/// Runs `body` with a strategy at work on `memory`, and ends it however that ends. The remote one gets a backup in this process unless the options have one.
+/// Runs `body` with a strategy at work on `memory`, and ends it however that ends. The remote one gets a backup in this process unless the
+/// options have one.
 func withRollback(
     _ kind: RollbackStrategyKind, _ memory: GuestMemory, state: [UInt8] = [], options: RollbackOptions = RollbackOptions(),
     rules: any RollbackRules = StandardRollbackRules(), _ body: (MemoryRollback) throws -> Void
