@@ -146,7 +146,12 @@ public final class MemoryRollback: Sendable {
 
     /// Waits until nothing of the last checkpoint is left to be done in the background; with a medium it is durable then.
     /// - Throws: why that failed. The checkpoint stands in this process all the same.
-    public func settle() throws(EngineError) { try strategy.settle() }
+    public func settle() throws(EngineError) {
+        try cycle.withLock { cycle throws(EngineError) in
+            try checkOpen(cycle)
+            try strategy.settle()
+        }
+    }
 
     /// Pages whose writers wait for a checkpoint because a buffer or log is full.
     public var waitingPages: PageRanges { writes.held }

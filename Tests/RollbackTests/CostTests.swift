@@ -12,7 +12,7 @@ import Units
 @Suite(.serialized) struct CostTests {
     @Test func `property 4: at the checkpoint strategy 5 copies nothing and strategy 3 exactly the dirty set`() async throws {
         try await onPlainThread {
-            let seed = UInt64.random(in: .min ... .max)
+            let seed = newSeed()
             let trace = Trace(seed: seed, pageCount: 96, length: 1000)
             for kind in RollbackStrategyKind.allCases {
                 let memory = try GuestMemory("ram", byteLength: ByteCount(96 * pageSize), sharing: .shared)
@@ -52,7 +52,7 @@ import Units
     @Test(arguments: [RollbackStrategyKind.postImageLocal, .postImageRemote, .preImageLog])
     func `property 5: overflow forces a checkpoint and loses nothing`(_ kind: RollbackStrategyKind) async throws {
         try await onPlainThread {
-            let seed = UInt64.random(in: .min ... .max)
+            let seed = newSeed()
             let (forced, writes) = try CrowdedMemory(kind, seed: seed, capacity: 7, pageCount: 64).run()
             try require(forced > 5, "seed \(seed): \(forced) forced checkpoints in \(writes) writes")
         }

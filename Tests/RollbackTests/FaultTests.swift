@@ -86,7 +86,7 @@ private struct Episode {
 @Suite(.serialized) struct FaultTests {
     @Test func `property 3: a fault between any two steps yields the old or the new checkpoint, never a mix`() async throws {
         let seen = try await onPlainThread {
-            let seed = UInt64.random(in: .min ... .max)
+            let seed = newSeed()
             var seen: [RollbackStrategyKind: Set<RollbackStep>] = [:]
             for kind in RollbackStrategyKind.allCases {
                 for (rollingBack, goesOn) in [(false, false), (false, true), (true, false)] {
@@ -138,7 +138,7 @@ private struct Episode {
 
     @Test func `mutant: strategy 6 replayed forward loses the checkpoint`() async throws {
         try await onPlainThread {
-            let seed = UInt64.random(in: .min ... .max)
+            let seed = newSeed()
             let faults = FaultAtStep()
             var caught = 0
             for target in 1..<6 {

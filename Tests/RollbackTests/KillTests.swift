@@ -91,7 +91,7 @@ private final class Victim {
 
     private static func killOften(_ kind: RollbackStrategyKind, _ locator: Locator, size: ByteCount?) throws {
         try createMedium(locator, size: size).close()
-        let seed = UInt64.random(in: .min ... .max)
+        let seed = newSeed()
         var random = SeededGenerator(seed: seed)
         var number = 0
         for round in 0..<12 {
@@ -117,7 +117,7 @@ private final class Victim {
             defer { _ = try? backup.killed() }
             defer { try? FileManager.default.removeItem(atPath: path) }
             try backup.wait(for: "listening")
-            let seed = UInt64.random(in: .min ... .max)
+            let seed = newSeed()
             var random = SeededGenerator(seed: seed)
             var victim = try Victim(["primary", path])
             try victim.wait(for: "durable 0\n")

@@ -57,10 +57,11 @@ func verifiedNumber(_ medium: any Medium) throws -> Int {
     @Test(arguments: localKinds)
     func `a power cut at any point leaves the last durable checkpoint or the one in flight`(_ kind: RollbackStrategyKind) async throws {
         let report = try await onPlainThread {
-            let seed = UInt64.random(in: .min ... .max)
+            let seed = newSeed()
             let device = SimulatedDevice(size: .zero)
             var explorer = CrashExplorer("rollback-\(kind)", seed: seed)
             explorer.plan.randomImageCount = 1000
+            print("power cuts of \(kind): CKSTORE_ROLLBACK_SEED=\(seed)")
             return try explorer.explore(device) { device in
                 let medium = FaultMedium(device)
                 let memory = try GuestMemory("ram", byteLength: ByteCount(Self.pageCount * pageSize))
@@ -99,7 +100,7 @@ func verifiedNumber(_ medium: any Medium) throws -> Int {
 
     @Test func `property 3: a medium that fails at any call leaves the old checkpoint or the new one, here and there`() async throws {
         let fired = try await onPlainThread {
-            let seed = UInt64.random(in: .min ... .max)
+            let seed = newSeed()
             var fired = 0
             for kind in localKinds {
                 for (operation, effect) in [
@@ -158,7 +159,7 @@ func verifiedNumber(_ medium: any Medium) throws -> Int {
 
     @Test func `damage anywhere on a medium is an error or concerns nothing that is read`() async throws {
         try await onPlainThread {
-            let seed = UInt64.random(in: .min ... .max)
+            let seed = newSeed()
             var random = SeededGenerator(seed: seed)
             let device = SimulatedDevice(size: .zero)
             let medium = FaultMedium(device)

@@ -107,6 +107,6 @@ public final class BackupServer: Sendable {
         }
         guard let open else { return }
         for socket in open.values { socket.stop() }
-        state.withLock { $0.shadow?.close() }
+        state.withLock { $0.close() }
     }
 }

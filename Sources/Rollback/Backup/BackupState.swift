@@ -13,7 +13,7 @@ struct BackupState {
     private(set) var epoch = RollbackEpoch.none
     private var device: [UInt8] = []
     private var byteLength = ByteCount.zero
-    private(set) var shadow: (any Shadow)?
+    private var shadow: (any Shadow)?
     /// Whether nothing was ever put into the shadow.
     private var isZero = false
     /// Who keeps checkpoints here; nil: nobody yet.
@@ -22,6 +22,7 @@ struct BackupState {
     private var connection = 0
     /// Who is at its other end.
     private var identity: BackupIdentity?
+    private var isClosed = false
     /// Pages that came since the last end marker, by number; nil: zeros.
     private var staged: [PageIndex: [UInt8]?] = [:]
     /// Pages of the last checkpoint that are not in the shadow yet.
@@ -54,6 +55,7 @@ struct BackupState {
     /// Lets a process in and returns the number of its connection; or throws `.refused`, `.mismatch`. Earlier connections are refused from
     /// now on: what is still on its way in them must not count behind the back of this one.
     mutating func admit(_ hello: BackupHello, _ options: BackupOptions, _ place: String) throws(EngineError) -> Int {
+        if isClosed { throw EngineError(.cancelled, "the backup was closed", place: place) }
         switch hello.role {
         case .primary:
             guard owner == nil && epoch == .none || owner == hello.identity else {
@@ -172,6 +174,13 @@ struct BackupState {
             throw BackupFrame.violation("pages \(pages.lowerBound)..<\(pages.upperBound) of \(pageCount)", place)
         }
         return count
+    }
+
+    /// Ends everything: no frame counts any more, whatever is still on its way.
+    mutating func close() {
+        isClosed = true
+        connection += 1
+        shadow?.close()
     }
 
     /// Refuses all connections but the last.

@@ -19,6 +19,8 @@ final class PreImageLog: RollbackStrategy {
     private struct State {
         /// The first page of each logged unit, in order; its content has the same place in the log.
         var entries: [PageIndex] = []
+        /// Whether the bits were cleared and the log was not: then pages without a bit may differ from the checkpoint as well.
+        var isBehind = false
         var device: [UInt8]
     }
 
@@ -59,7 +61,7 @@ final class PreImageLog: RollbackStrategy {
         let changed = changed(writes)
         try writes.protect(changed)
         try parts.rules.step(.protected)
-        writes.commit {}
+        writes.commit { self.state.withLock { $0.isBehind = true } }
         try parts.rules.step(.cleared)
         // Last, so that nothing can fail between the medium's commit and this one.
         try mirror?.copy(changed, state)
@@ -79,7 +81,7 @@ final class PreImageLog: RollbackStrategy {
         }
         try writes.protect(changed)
         writes.commit {}
-        state.withLock { $0.entries = [] }
+        state.withLock { $0 = State(device: device) }
         return device
     }
 
@@ -95,7 +97,8 @@ final class PreImageLog: RollbackStrategy {
 
     /// What may differ from the checkpoint: after a checkpoint that has thrown, more than the bits say.
     private func changed(_ writes: FirstWrites) -> PageRanges {
-        PageRanges(state.withLock { $0.entries }.map { $0..<$0 + unit }).union(writes.written)
+        let (entries, isBehind) = state.withLock { ($0.entries, $0.isBehind) }
+        return isBehind ? PageRanges(entries.map { $0..<$0 + unit }).union(writes.written) : writes.written
     }
 
     /// Keeps the oldest entry of each page, which is what counts: only checkpoints that have thrown leave others.

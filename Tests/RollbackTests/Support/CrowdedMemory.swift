@@ -32,12 +32,12 @@ final class CrowdedMemory: Sendable {
     private let failure = Lock<(any Error)?>(nil)
     private static let writerCount = 3
 
-    init(_ kind: RollbackStrategyKind, seed: UInt64, capacity: Int?, pageCount: Int, medium: RollbackOptions = RollbackOptions()) throws {
+    init(_ kind: RollbackStrategyKind, seed: UInt64, capacity: Int?, pageCount: Int) throws {
         self.kind = kind
         self.seed = seed
         memory = try GuestMemory("ram", byteLength: ByteCount(pageCount * pageSize))
         writers = Lock(Writers(target: Array(repeating: nil, count: Self.writerCount)))
-        var options = medium
+        var options = RollbackOptions()
         options.capacity = capacity.map { PageCount($0) }
         var backup: LocalBackup?
         if kind == .postImageRemote {
