@@ -14,25 +14,29 @@ private struct Episode {
     let seed: UInt64
     /// Whether writers go on after the call with the fault, before the rollback.
     let goesOn: Bool
+    /// The pages that are written, and how often in an epoch.
+    var writtenPages = Episode.pageCount
+    var writeCount = 40
 
-    /// Checkpoints with a fault at the n-th step. Returns where it came; nil: there were fewer steps.
+    /// Checkpoints with a fault at the n-th step of a kind. False when there were fewer.
     func run(
-        _ kind: RollbackStrategyKind, _ rules: FaultAtStep, at target: Int, rollingBack: Bool, sharedRules: (any RollbackRules)? = nil
-    ) throws -> RollbackStep? {
+        _ kind: RollbackStrategyKind, _ rules: FaultAtStep, at target: (RollbackStep, Int), rollingBack: Bool,
+        usedRules: (any RollbackRules)? = nil
+    ) throws -> Bool {
         let memory = try GuestMemory("ram", byteLength: ByteCount(Self.pageCount * pageSize), sharing: .shared)
-        var fired: RollbackStep?
-        rules.arm(0)
-        try withRollback(kind, memory, rules: sharedRules ?? rules) { rollback in
+        var hasFired = false
+        rules.disarm()
+        try withRollback(kind, memory, rules: usedRules ?? rules) { rollback in
             var random = SeededGenerator(seed: seed)
             var model = Model(pageCount: Self.pageCount)
-            try write(&random, rollback, &model, 40)
+            try write(&random, rollback, &model, writeCount)
             try rollback.checkpoint(state: [1])
             // Steps in the background are those of the next checkpoint then.
             try rollback.settle()
             model.apply(.checkpoint([1]))
             let old = model
-            try write(&random, rollback, &model, 40)
-            rules.arm(target)
+            try write(&random, rollback, &model, writeCount)
+            rules.arm(target.0, target.1)
             var new = model
             new.apply(.checkpoint([2]))
             if rollingBack {
@@ -43,15 +47,15 @@ private struct Episode {
                     try rollback.settle()
                 } catch { try check(error, rules) }
             }
-            fired = rules.fired
-            rules.arm(0)
-            if goesOn, !rollingBack { try write(&random, rollback, &model, 40) }
+            hasFired = rules.hasFired
+            rules.disarm()
+            if goesOn, !rollingBack { try write(&random, rollback, &model, writeCount) }
             let state = try rollback.rollback()
             guard let stands = state == old.state ? old : (state == new.state && !rollingBack ? new : nil) else { throw Mismatch("state \(state)") }
-            try memory.requireEqual(stands.checkpoint, "\(kind) after a fault at \(fired.map { "\($0)" } ?? "nothing") with state \(state)")
+            try memory.requireEqual(stands.checkpoint, "\(kind), state \(state)")
             try goOn(&random, rollback, stands)
         }
-        return fired
+        return hasFired
     }
 
     /// Everything works as if nothing had been.
@@ -72,14 +76,14 @@ private struct Episode {
     private func write(_ random: inout SeededGenerator, _ rollback: MemoryRollback, _ model: inout Model, _ count: Int) throws {
         for _ in 0..<count {
             let event = TraceEvent.write(
-                offset: random.below(Self.pageCount) * pageSize + random.below(pageSize - 8), count: 8, value: UInt8(random.below(256)))
+                offset: random.below(writtenPages) * pageSize + random.below(pageSize - 8), count: 8, value: UInt8(random.below(256)))
             try rollback.memory.write(event, announcingTo: rollback)
             model.apply(event)
         }
     }
 
     private func check(_ error: EngineError, _ rules: FaultAtStep) throws {
-        guard rules.fired != nil else { throw error }
+        guard rules.hasFired else { throw error }
     }
 }
 
@@ -91,13 +95,16 @@ private struct Episode {
             for kind in RollbackStrategyKind.allCases {
                 for (rollingBack, goesOn) in [(false, false), (false, true), (true, false)] {
                     let rules = FaultAtStep()
-                    for target in 1... {
-                        do {
-                            let step = try Episode(seed: seed, goesOn: goesOn).run(kind, rules, at: target, rollingBack: rollingBack)
-                            guard let step else { break }
-                            seen[kind, default: []].insert(step)
-                        } catch {
-                            throw Mismatch("seed \(seed), \(kind), step \(target), rolling back \(rollingBack), going on \(goesOn): \(error)")
+                    for step in RollbackStep.allCases {
+                        for number in 1... {
+                            do {
+                                let episode = Episode(seed: seed, goesOn: goesOn)
+                                guard try episode.run(kind, rules, at: (step, number), rollingBack: rollingBack) else { break }
+                                seen[kind, default: []].insert(step)
+                            } catch {
+                                throw Mismatch(
+                                    "seed \(seed), \(kind), \(step) \(number), rolling back \(rollingBack), going on \(goesOn): \(error)")
+                            }
                         }
                     }
                 }
@@ -140,15 +147,14 @@ private struct Episode {
         try await onPlainThread {
             let seed = newSeed()
             let faults = FaultAtStep()
-            var caught = 0
-            for target in 1..<6 {
-                let episode = Episode(seed: seed, goesOn: true)
-                _ = try episode.run(.preImageLog, faults, at: target, rollingBack: false)
-                do {
-                    _ = try episode.run(.preImageLog, faults, at: target, rollingBack: false, sharedRules: ForwardReplay(faults: faults))
-                } catch is Mismatch { caught += 1 }
+            // Few pages, so that the same are written before and after the fault; few writes, so that the log has room for both.
+            let episode = Episode(seed: seed, goesOn: true, writtenPages: 16, writeCount: 12)
+            let target = (RollbackStep.cleared, 1)
+            try require(try episode.run(.preImageLog, faults, at: target, rollingBack: false), "there was no fault")
+            do { _ = try episode.run(.preImageLog, faults, at: target, rollingBack: false, usedRules: ForwardReplay(faults: faults)) } catch is Mismatch {
+                return
             }
-            try require(caught > 0, "seed \(seed): the mutant was not caught")
+            throw Mismatch("seed \(seed): the mutant was not caught")
         }
     }
 }

@@ -5,25 +5,26 @@ import Rollback
 import Threading
 import Units
 
-/// Throws at the n-th step of all, counted from 1, and at no other; counts them.
+/// Throws at the n-th step of one kind, counted from 1, and at no other.
 final class FaultAtStep: RollbackRules {
-    private let state: Lock<(count: Int, target: Int, fired: RollbackStep?)>
+    private let state: Lock<(target: (step: RollbackStep, number: Int)?, count: Int, hasFired: Bool)>
     private let standard = StandardRollbackRules()
 
-    init() { state = Lock((0, 0, nil)) }
+    init() { state = Lock((nil, 0, false)) }
 
-    /// The fault comes at the n-th step from now on; 0: never.
-    func arm(_ target: Int) { state.withLock { $0 = (0, target, nil) } }
-    /// How many steps there were since then.
-    var count: Int { state.withLock { $0.count } }
-    /// Where the fault came.
-    var fired: RollbackStep? { state.withLock { $0.fired } }
+    /// The fault comes at the n-th of these steps from now on.
+    func arm(_ step: RollbackStep, _ number: Int) { state.withLock { $0 = ((step, number), 0, false) } }
+    /// No fault comes.
+    func disarm() { state.withLock { $0 = (nil, 0, false) } }
+    /// Whether the fault has come.
+    var hasFired: Bool { state.withLock { $0.hasFired } }
 
     func step(_ step: RollbackStep) throws(EngineError) {
         let isHit = state.withLock { state in
+            guard let target = state.target, target.step == step else { return false }
             state.count += 1
-            if state.count == state.target { state.fired = step }
-            return state.count == state.target
+            if state.count == target.number { state.hasFired = true }
+            return state.count == target.number
         }
         if isHit { throw EngineError(.ioFailed, "injected at \(step)") }
     }
