@@ -16,7 +16,7 @@ public struct RollbackBench: Sendable {
     public var writtenPerMille = 10
     /// How many epochs are measured; figures are medians.
     public var rounds = 9
-    /// Where the checkpoint is kept as well; nil: in memory alone.
+    /// Where the checkpoint is kept as well; nil: in memory alone. The remote strategy's backup keeps it in memory in any case.
     public var medium: (any Medium)?
 
     public init() {}
@@ -48,7 +48,7 @@ public struct RollbackBench: Sendable {
         var options = RollbackOptions()
         var backup: BenchBackup?
         if kind == .postImageRemote {
-            let started = try BenchBackup(medium)
+            let started = try BenchBackup()
             options.connect = { () throws(EngineError) in started.near }
             backup = started
         } else {
@@ -109,10 +109,8 @@ private final class BenchBackup: Sendable {
     private let server: BackupServer
     private let thread: PlainThread
 
-    init(_ medium: (any Medium)?) throws(EngineError) {
-        var options = BackupOptions()
-        options.medium = medium
-        let server = try BackupServer(options)
+    init() throws(EngineError) {
+        let server = try BackupServer()
         self.server = server
         let (near, far) = try BackupSocket.pair()
         self.near = near
