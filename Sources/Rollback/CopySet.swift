@@ -2,8 +2,8 @@
 //
 // Invariants:
 // - A page of the set is in memory as it was at the commit: it is copied before its first write, or before that by whoever gets to it.
-// - Until the shadow is complete, and durable where it is on a medium, a page of the set that is written is kept: by a shadow in memory, else in a
-//   copy here. So a medium that fails does not cost the checkpoint, and no writer waits for one.
+// - Until the shadow is complete, and durable where it is on a medium, a page of the set that is written is kept: by a shadow in memory,
+//   else in a copy here. So a medium that fails does not cost the checkpoint, and no writer waits for one.
 
 import CheckpointCore
 import MachineMemory
@@ -41,8 +41,6 @@ final class CopySet: Sendable {
 
     /// The device state of the checkpoint that stands.
     var device: [UInt8] { state.withLock { $0.device } }
-    /// Whether the shadow is not complete.
-    var isOpen: Bool { state.withLock { $0.isOpen } }
 
     /// These pages of memory, and `device`, are the new checkpoint's. The set was complete.
     func begin(_ pages: PageRanges, _ device: [UInt8]) {

@@ -20,6 +20,7 @@ public final class MemoryRollback: Sendable {
     public let memory: GuestMemory
     private let writes: FirstWrites
     private let strategy: any RollbackStrategy
+    private let options: RollbackOptions
     private let counters: RollbackCounters
     private let cycle = Lock(Cycle())
     private let forcing = Lock<PlainThread?>(nil)
@@ -45,6 +46,7 @@ public final class MemoryRollback: Sendable {
         _ kind: RollbackStrategyKind, _ memory: GuestMemory, state: [UInt8], options: RollbackOptions, rules: any RollbackRules
     ) throws(EngineError) -> MemoryRollback {
         try check(options, kind, memory)
+        try check(state, kind, options, memory)
         let parts = RollbackParts(memory: memory, options: options, rules: rules, counters: RollbackCounters())
         let strategy: any RollbackStrategy =
             switch kind {
@@ -82,10 +84,23 @@ public final class MemoryRollback: Sendable {
         }
     }
 
+    /// Device state that there is no room for is refused before anything happens.
+    private static func check(
+        _ state: [UInt8], _ kind: RollbackStrategyKind, _ options: RollbackOptions, _ memory: GuestMemory
+    ) throws(EngineError) {
+        guard kind == .postImageRemote || options.medium != nil else { return }
+        let limit = kind == .postImageRemote ? ByteCount(BackupFrame.longestState) : options.stateCapacity
+        guard ByteCount(state.count) > limit else { return }
+        throw EngineError(
+            .invalidInput, "\(state.count) bytes of device state, and there is room for \(limit)", remedy: "Give the image a larger state capacity.",
+            place: memory.name)
+    }
+
     private init(_ kind: RollbackStrategyKind, _ parts: RollbackParts, _ strategy: any RollbackStrategy) throws(EngineError) {
         self.kind = kind
         self.strategy = strategy
         memory = parts.memory
+        options = parts.options
         counters = parts.counters
         writes = try FirstWrites(parts.memory, parts.counters) { strategy.firstWrite($0) }
         guard let force = parts.options.forceCheckpoint else { return }
@@ -101,11 +116,12 @@ public final class MemoryRollback: Sendable {
     ///
     /// On return the checkpoint stands in this process. On a medium it is durable for postImageBitmap, postImageBlockStates and
     /// preImageLog; for postImageLocal and postImageTwoBitmaps when `settle` has returned. For postImageRemote the backup has it.
-    /// - Throws: `.store`, `.connection`, `.timeout`, `.refused`, `.ioFailed`; `.busy` after a rollback that has thrown; `.cancelled` after
+    /// - Throws: `.invalidInput` for device state that is too long; `.store`, `.connection`, `.timeout`, `.refused`, `.ioFailed`; `.busy` after a rollback that has thrown; `.cancelled` after
     ///   `close`. Writers may resume then, and the next checkpoint covers what this one was to cover.
     public func checkpoint(state: [UInt8]) throws(EngineError) {
         try cycle.withLock { cycle throws(EngineError) in
             try checkOpen(cycle)
+            try Self.check(state, kind, options, memory)
             guard !cycle.isRollingBack else {
                 throw EngineError(
                     .busy, "memory is half rolled back", remedy: "Call rollback again before the next checkpoint.", place: memory.name)

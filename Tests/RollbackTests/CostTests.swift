@@ -58,6 +58,23 @@ import Units
         }
     }
 
+    @Test(arguments: RollbackStrategyKind.allCases)
+    func `device state that there is no room for is refused, and nothing has happened`(_ kind: RollbackStrategyKind) async throws {
+        try await onPlainThread {
+            let memory = try GuestMemory("ram", byteLength: .kibibytes(256))
+            var options = RollbackOptions()
+            let medium = FaultMedium(SimulatedDevice(size: .zero))
+            if kind != .postImageRemote { options.medium = medium }
+            try withRollback(kind, memory, state: [1], options: options) { rollback in
+                unsafe memory.bytes[100] = 1
+                try requireRefusal(.invalidInput) { try rollback.checkpoint(state: [UInt8](repeating: 7, count: 1 << 20)) }
+                try require(try rollback.rollback() == [1], "another checkpoint")
+                try rollback.checkpoint(state: [2])
+                try rollback.settle()
+            }
+        }
+    }
+
     @Test func `a buffer that can overflow needs somebody who takes a checkpoint`() async throws {
         try await onPlainThread {
             for kind in [RollbackStrategyKind.postImageLocal, .postImageRemote, .preImageLog] {

@@ -38,6 +38,8 @@ struct BackupFrame {
     static let checksumOffset = 48
     /// The longest payload: 256 pages, or device state.
     static let longestPayload = 1 << 20
+    /// The longest device state: a welcome has to have room for it.
+    static let longestState = 1 << 19
     /// What goes into one frame of pages.
     static let pagesPerFrame = PageCount(UInt64(pagesPerRun))
 

@@ -87,7 +87,7 @@ public final class BackupServer: Sendable {
         case .pages: try state.withLock { state throws(EngineError) in try state.stage(frame, from: known, options, place) }
         case .discard: try state.withLock { state throws(EngineError) in try state.discard(from: known, place) }
         case .end:
-            try state.withLock { state throws(EngineError) in try state.seal(frame, from: known, place) }
+            try state.withLock { state throws(EngineError) in try state.seal(frame, from: known, options, place) }
             // Accepted first: the machine goes on while the staged pages drain into the image.
             try connection.send(BackupFrame(kind: .accepted, epoch: frame.epoch))
             try connection.flush()

@@ -64,7 +64,8 @@ struct BackupState {
             }
             guard hello.byteLength > .zero, hello.byteLength <= options.longestMemory, hello.byteLength.rawValue % UInt64(pageSize) == 0 else {
                 throw EngineError(
-                    .refused, "no backup for \(hello.byteLength) bytes of memory", remedy: "It takes at most \(options.longestMemory).", place: place)
+                    .refused, "no backup for \(hello.byteLength) bytes of memory", remedy: "It takes at most \(options.longestMemory).",
+                    place: place)
             }
             if shadow == nil { try makeShadow(hello.byteLength, hello.name, options) }
             guard byteLength == hello.byteLength else {
@@ -108,8 +109,13 @@ struct BackupState {
     }
 
     /// The end marker: what is staged becomes the checkpoint.
-    mutating func seal(_ frame: BackupFrame, from connection: Int, _ place: String) throws(EngineError) {
+    mutating func seal(_ frame: BackupFrame, from connection: Int, _ options: BackupOptions, _ place: String) throws(EngineError) {
         try check(connection, place)
+        guard options.medium == nil || ByteCount(frame.payload.count) <= options.stateCapacity else {
+            throw EngineError(
+                .refused, "\(frame.payload.count) bytes of device state, and the image has room for \(options.stateCapacity)",
+                remedy: "Start the backup with a larger state capacity.", place: place)
+        }
         guard frame.epoch == epoch.next else { throw BackupFrame.violation("checkpoint \(frame.epoch) behind \(epoch)", place) }
         // What an earlier drain has left behind an error.
         try drain()

@@ -154,11 +154,6 @@ final class PostImageRemote: RollbackStrategy {
 
     /// Sends the end marker and waits until it is accepted; then `commit` makes the checkpoint stand here.
     private func mark(_ connection: FrameConnection, _ device: [UInt8], _ commit: () -> Void) throws(EngineError) {
-        guard device.count <= BackupFrame.longestPayload / 2 else {
-            throw EngineError(
-                .invalidInput, "\(device.count) bytes of device state", remedy: "Give at most \(BackupFrame.longestPayload / 2).",
-                place: memory.name)
-        }
         let next = state.withLock { state in
             let next = Standing(epoch: state.committed.epoch.next, device: device)
             state.pending = next
