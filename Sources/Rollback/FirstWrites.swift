@@ -76,8 +76,9 @@ package final class FirstWrites: Sendable {
         for range in pages.ranges { try trap.release(range) }
     }
 
-    /// Overwrites pages whose bits are set: `fill` writes each piece, then they are protected again. Writers stand still. Such pages are released
-    /// already, but after a checkpoint that has thrown: then these writes trap like others, and are let through because of the bits.
+    /// Overwrites pages whose bits are set: `fill` writes each piece, then they are protected again. Writers stand still. Such pages are
+    /// released already, but after a checkpoint that has thrown: then these writes trap like others, and are let through because of the
+    /// bits.
     func restore(
         _ pages: PageRanges, _ fill: (Range<PageIndex>, UnsafeMutableRawBufferPointer) throws(EngineError) -> Void
     ) throws(EngineError) {

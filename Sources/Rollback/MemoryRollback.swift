@@ -116,8 +116,9 @@ public final class MemoryRollback: Sendable {
     ///
     /// On return the checkpoint stands in this process. On a medium it is durable for postImageBitmap, postImageBlockStates and
     /// preImageLog; for postImageLocal and postImageTwoBitmaps when `settle` has returned. For postImageRemote the backup has it.
-    /// - Throws: `.invalidInput` for device state that is too long; `.store`, `.connection`, `.timeout`, `.refused`, `.ioFailed`; `.busy` after a rollback that has thrown; `.cancelled` after
-    ///   `close`. Writers may resume then, and the next checkpoint covers what this one was to cover.
+    /// - Throws: `.invalidInput` for device state that is too long; `.store`, `.connection`, `.timeout`, `.refused`, `.ioFailed`; `.busy`
+    ///   after a rollback that has thrown; `.cancelled` after `close`. Writers may resume then, and the next checkpoint covers what this
+    ///   one was to cover.
     public func checkpoint(state: [UInt8]) throws(EngineError) {
         try cycle.withLock { cycle throws(EngineError) in
             try checkOpen(cycle)

@@ -151,9 +151,9 @@ private struct Episode {
             let episode = Episode(seed: seed, goesOn: true, writtenPages: 16, writeCount: 12)
             let target = (RollbackStep.cleared, 1)
             try require(try episode.run(.preImageLog, faults, at: target, rollingBack: false), "there was no fault")
-            do { _ = try episode.run(.preImageLog, faults, at: target, rollingBack: false, usedRules: ForwardReplay(faults: faults)) } catch is Mismatch {
-                return
-            }
+            do {
+                _ = try episode.run(.preImageLog, faults, at: target, rollingBack: false, usedRules: ForwardReplay(faults: faults))
+            } catch is Mismatch { return }
             throw Mismatch("seed \(seed): the mutant was not caught")
         }
     }

@@ -75,7 +75,8 @@ import Units
             try require(record == device.bytes(at: MediumOffset(3 * 4096), count: 4096), "the second record differs")
             try require(device.bytes(at: .zero, count: 4096).allSatisfy { $0 == 0 }, "slot 0 is used")
             try require(Array(record[0..<12]) == Array("CKROLL1".utf8) + [0, 1, 0, 0, 0], "magic and version: \(record[0..<12])")
-            let sizes = [[1, 0, 0, 0, 0, 0, 0, 0], [0, 0x30, 0, 0, 0, 0, 0, 0], [0, 0x10, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0] as [UInt8]].flatMap { $0 }
+            // Epoch 1, 3 pages of memory, 4096 bytes for state, of which 1 is used.
+            let sizes: [UInt8] = [1, 0x3000, 0x1000, 1].flatMap { number in (0..<8).map { UInt8(truncatingIfNeeded: number >> (8 * $0)) } }
             try require(Array(record[32..<64]) == sizes, "sizes: \(record[32..<64])")
             try require(record[96] == 1 && record[112] == UInt8(ascii: "m"), "the name")
             let area = 4 * 4096 + 8192
