@@ -21,7 +21,7 @@ let package = Package(
         .library(name: "StoreFormat", targets: ["StoreFormat", "PageCodec", "Units"]),
         .library(name: "CKStoreC", type: .dynamic, targets: ["CKStoreC"]),
         // What every engine shares, and QEMU's engine, for programs that take checkpoints themselves.
-        .library(name: "CheckpointCore", targets: ["CheckpointCore", "MachineMemory", "VirtualDisks", "LiveCheckpoint"]),
+        .library(name: "CheckpointCore", targets: ["CheckpointCore", "MachineMemory", "VirtualDisks", "LiveCheckpoint", "Rollback", "GuestRollback"]),
         .library(name: "QEMUEngine", targets: ["QEMUEngine"]),
         .library(name: "ReferenceMachine", targets: ["ReferenceMachine"]),
         .library(name: "MigrationStream", targets: ["MigrationStream", "CheckpointCore", "Units"]),
@@ -94,6 +94,11 @@ let package = Package(
         .target(
             name: "GuestRollback", dependencies: ["MachineMemory", "CheckpointCore", "StoreFormat", "CLinux", "Threading", "Units"],
             swiftSettings: strict),
+        // Memory that can be rolled back to its last checkpoint, by six strategies.
+        .target(
+            name: "Rollback",
+            dependencies: ["MachineMemory", "CheckpointCore", "CheckpointStore", "PageCodec", "Media", "CLinux", "Threading", "Units"],
+            swiftSettings: strict),
         // QEMU's monitor.
         .target(name: "QMP", dependencies: ["CheckpointCore", "CLinux", "Threading"], swiftSettings: strict),
         // QEMU's migration stream: bytes to pages and back, no I/O.
@@ -131,7 +136,7 @@ let package = Package(
             name: "ckstore",
             dependencies: [
                 "CheckpointStore", "Media", "Units", "PageCodec", "StoreFormat", "CLinux",
-                "CheckpointCore", "MachineMemory", "LiveCheckpoint", "CLiveBench", "QMP", "MigrationStream", "LiveMemory", "DiskCapture", "QEMUEngine", "Threading",
+                "CheckpointCore", "MachineMemory", "LiveCheckpoint", "Rollback", "CLiveBench", "QMP", "MigrationStream", "LiveMemory", "DiskCapture", "QEMUEngine", "Threading",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
             ],
@@ -221,6 +226,18 @@ let package = Package(
         .testTarget(
             name: "VirtualDiskTests",
             dependencies: ["VirtualDisks", "MachineMemory", "CheckpointCore", "PageCodec", "FaultHarness", "Media", "Threading", "Units"],
+            swiftSettings: strict),
+        // Takes checkpoints until it is killed, or is the backup process of one that does.
+        .executableTarget(
+            name: "RollbackVictim",
+            dependencies: ["Rollback", "MachineMemory", "CheckpointCore", "FaultHarness", "Media", "PageCodec", "Threading", "Units"],
+            path: "Tests/RollbackVictim", swiftSettings: strict),
+        .testTarget(
+            name: "RollbackTests",
+            dependencies: [
+                "Rollback", "RollbackVictim", "MachineMemory", "CheckpointCore", "CheckpointStore", "FaultHarness", "Media", "PageCodec",
+                "Threading", "Units",
+            ],
             swiftSettings: strict),
         .testTarget(
             name: "QMPTests", dependencies: ["QMP", "CheckpointCore", "FaultHarness", "QEMUTesting", "Threading", "CLinux"],
