@@ -208,7 +208,7 @@ let package = Package(
             swiftSettings: strict),
         // Restores a machine in a process of its own and lets it run.
         .executableTarget(
-            name: "ReferenceMachineRunner", dependencies: ["ReferenceMachine", "MachineMemory", "CheckpointCore", "Units"],
+            name: "ReferenceMachineRunner", dependencies: ["ReferenceMachine", "VirtualDisks", "MachineMemory", "CheckpointCore", "Units"],
             path: "Tests/ReferenceMachineRunner", swiftSettings: strict),
         .testTarget(
             name: "ReferenceMachineTests",

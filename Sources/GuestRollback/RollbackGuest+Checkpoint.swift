@@ -21,7 +21,7 @@ extension RollbackGuest {
             guard !saved.isTorn else {
                 throw EngineError(.busy, "a rollback has failed half-way", remedy: "Roll it back again.", place: name)
             }
-            let start = microseconds()
+            let start = monotonicMicroseconds()
             pressure.beginStop()
             defer { pressure.endStop() }
             try pauseAll(resumingAfterFailure: true)
@@ -33,7 +33,7 @@ extension RollbackGuest {
             saved.readOnlyPages = memory.readOnlyPages
             let (released, freed) = queues.checkpoint(releasing: !options.releasesWhenSaved)
             return GuestCheckpointReport(
-                stopMicroseconds: microseconds() - start, writtenPages: written, releasedRequests: released, freedRequests: freed)
+                stopMicroseconds: monotonicMicroseconds() - start, writtenPages: written, releasedRequests: released, freedRequests: freed)
         }
     }
 
@@ -49,7 +49,7 @@ extension RollbackGuest {
                 throw EngineError(.invalidInput, "no checkpoint has been taken", remedy: "Take one when the guest is started.", place: name)
             }
             try memory.checkIsTracking()
-            let start = microseconds()
+            let start = monotonicMicroseconds()
             pressure.beginStop()
             defer { pressure.endStop() }
             try pauseAll(resumingAfterFailure: !saved.isTorn)
@@ -60,7 +60,7 @@ extension RollbackGuest {
             saved.isTorn = false
             resumeAll()
             return GuestRollbackReport(
-                stopMicroseconds: microseconds() - start, restoredPages: restored, discardedRequests: discarded, deliveredAgain: again)
+                stopMicroseconds: monotonicMicroseconds() - start, restoredPages: restored, discardedRequests: discarded, deliveredAgain: again)
         }
     }
 
@@ -84,11 +84,5 @@ extension RollbackGuest {
     private func resumeAll() {
         for processor in processors { processor.resume() }
         queues.resumeDelivery()
-    }
-
-    private func microseconds() -> UInt64 {
-        var now = timespec()
-        unsafe clock_gettime(CLOCK_MONOTONIC, &now)
-        return UInt64(now.tv_sec) * 1_000_000 + UInt64(now.tv_nsec) / 1000
     }
 }

@@ -6,6 +6,7 @@ import CheckpointCore
 import Glibc
 import MachineMemory
 import StoreFormat
+import Threading
 import Units
 import VirtualDisks
 

@@ -218,10 +218,3 @@ private struct Attempt {
         return (stop, blob)
     }
 }
-
-/// Microseconds of a clock that never steps.
-func monotonicMicroseconds() -> UInt64 {
-    var time = timespec()
-    unsafe clock_gettime(CLOCK_MONOTONIC, &time)
-    return UInt64(time.tv_sec) * 1_000_000 + UInt64(time.tv_nsec) / 1000
-}

@@ -9,6 +9,7 @@ import Glibc
 import LiveCheckpoint
 import MachineMemory
 import Media
+import Threading
 import Units
 
 @main
@@ -122,9 +123,5 @@ struct TableExample: ParsableCommand {
         if !old.isEmpty { _ = try store.delete(Array(old)) }
     }
 
-    private func now() -> Double {
-        var time = timespec()
-        unsafe clock_gettime(CLOCK_MONOTONIC, &time)
-        return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
-    }
+    private func now() -> Double { Double(monotonicMicroseconds()) / 1e6 }
 }

@@ -11,6 +11,7 @@ import Foundation
 import MachineMemory
 import ReferenceMachine
 import Units
+import VirtualDisks
 
 /// The directory's files.
 struct Files {
@@ -43,8 +44,10 @@ func live(_ files: Files, microseconds: UInt32) throws {
     let memory = try GuestMemory("ram", byteLength: ByteCount(content.count), sharing: .shared)
     unsafe memory.bytes.copyBytes(from: content)
     try files.copy("disk", to: "work")
-    let disk = try FileDMADisk(files.url("work").path)
-    defer { disk.close() }
+    let workers = try WorkerThreads(count: 1)
+    defer { workers.close() }
+    let disk = try VirtualDisk("work", parent: try FileBackend(files.url("work").path, workers: workers), workers: workers)
+    defer { disk.drain() }
     let machine = try ReferenceMachine(restoring: try files.read("state"), "runner", memory: [memory], disks: [disk])
     defer { machine.close() }
     machine.resume()

@@ -8,6 +8,7 @@ import ReferenceMachine
 import Testing
 import Threading
 import Units
+import VirtualDisks
 
 extension ReferenceMachineTests {
     @Suite(.serialized) struct GuestTests {
@@ -81,8 +82,10 @@ extension ReferenceMachineTests {
             let seed = printedSeed()
             try await onPlainThread {
                 try withImage(Workload.diskContent(seed)) { path, content in
-                    let disk = try FileDMADisk(path)
-                    defer { disk.close() }
+                    let workers = try WorkerThreads(count: 2)
+                    defer { workers.close() }
+                    let disk = try VirtualDisk("disk", parent: try FileBackend(path, workers: workers), workers: workers)
+                    defer { disk.drain() }
                     let memory = try Workload.memory()
                     let machine = try ReferenceMachine("disk", memory: [memory], disks: [disk], program: Workload.disk(100, seed))
                     defer { machine.close() }
@@ -97,8 +100,10 @@ extension ReferenceMachineTests {
         @Test func `a request that a disk's file can't serve fails with a reason`() async throws {
             try await onPlainThread {
                 try withImage(Workload.diskContent(0)) { path, _ in
-                    let disk = try FileDMADisk(path)
-                    defer { disk.close() }
+                    let workers = try WorkerThreads(count: 2)
+                    defer { workers.close() }
+                    let disk = try VirtualDisk("disk", parent: try FileBackend(path, workers: workers), workers: workers)
+                    defer { disk.drain() }
                     try require(unsafe truncate(path, 512) == 0, "can't cut the image")
                     let buffer = DMABuffer(memory: try Workload.memory(), offset: .zero, byteCount: ByteCount(1024))
                     let results = Lock<[Result<Void, EngineError>]>([])
@@ -112,10 +117,6 @@ extension ReferenceMachineTests {
                     guard case .failure(let error) = both[0], case .success = both[1] else { throw TestFailure("\(both)") }
                     try require(error.code == .ioFailed && error.place == path && !error.remedy.isEmpty, "\(error)")
                 }
-                do throws(EngineError) {
-                    try FileDMADisk("/nowhere").close()
-                    throw EngineError(.busy, "there is a disk")
-                } catch { try require(error.code == .notFound, "\(error)") }
             }
         }
 
