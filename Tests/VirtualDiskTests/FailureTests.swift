@@ -182,7 +182,8 @@ import VirtualDisks
     @Test func `overlays of other disks and second checkpoints are refused`() throws {
         let bench = try Bench(.immediate)
         let other = try DiskGeometry(diskLength: .kibibytes(32), groupSize: .kibibytes(4))
-        #expect(try engineError { _ = try bench.disk.beginCheckpoint(overlay: CowFile.create(on: MemoryStorage(), geometry: other)) }.code == .mismatch)
+        let foreign = try CowFile.create(on: MemoryStorage(), geometry: other)
+        #expect(try engineError { _ = try bench.disk.beginCheckpoint(overlay: foreign) }.code == .mismatch)
         let checkpoint = try bench.disk.beginCheckpoint(overlay: try bench.overlay())
         #expect(try engineError { _ = try bench.disk.beginCheckpoint(overlay: try Bench().overlay()) }.code == .busy)
         checkpoint.switchOver(memory: bench.memory)
