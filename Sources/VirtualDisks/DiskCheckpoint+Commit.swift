@@ -146,7 +146,8 @@ extension DiskCheckpoint {
         disk.state.withLock { $0.isHeld = true }
         defer { letGo() }
         disk.state.waitFor { state in state.requests.contains { $0.phase == .issued } ? nil : () }
-        report.mergedGroups += try last.merge(into: disk.parent)
+        // With nothing in it there is nothing to make durable, which would take many times as long as all else.
+        if last.groupCount > 0 { report.mergedGroups += try last.merge(into: disk.parent) }
         disk.state.withLock { state in
             state.overlays = []
             state.checkpoint = nil
