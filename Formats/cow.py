@@ -145,7 +145,7 @@ def apply(image: str, out: str, paths: list[str]) -> None:
     below = 0
     for path in paths:
         file = CowFile(path)
-        if file.header.state == 2:
+        if file.header.state == 2 or not file.groups:
             continue
         if file.header.disk_length != len(disk):
             raise Damage(f"{path} is of a disk of {file.header.disk_length} bytes")

@@ -49,8 +49,9 @@ extension DiskCheckpoint {
     /// Makes an empty overlay over the one with this identity.
     public typealias HelperMaker = (_ parent: OverlayID) throws(EngineError) -> CowFile
 
-    /// Step 834: brings the disk back to its image alone, and ends the checkpoint. Waits for what is pending before. Everything that was merged
-    /// is durable on return. Called when the checkpoint is safe: the next one's `changedSince` counts from it. Not to be called by a completion.
+    /// Step 834: brings the disk back to its image alone, and ends the checkpoint. Waits for what is pending before. Everything that was
+    /// merged is durable on return. Called when the checkpoint is safe: the next one's `changedSince` counts from it. Not to be called by a
+    /// completion. An overlay that has failed is brought back as well, all of it while requests wait.
     ///
     /// - Parameter makeHelper: makes the overlays that take writes meanwhile.
     /// - Throws: what merging throws, and `makeHelper`. The disk goes on with the overlays that it has: call this again, or `abort`. When
@@ -65,8 +66,9 @@ extension DiskCheckpoint {
         return try mergeOverlays(limits, makeHelper)
     }
 
-    /// Gives the checkpoint up, at any point; harmless when it has ended. The disk goes on as if it had never been. After the instant, the overlay is merged as by
-    /// `commit`; without `makeHelper` all of it while requests wait. What the next incremental checkpoint has to read includes what this one had.
+    /// Gives the checkpoint up, at any point; harmless when it has ended. The disk goes on as if it had never been. After the instant, the
+    /// overlay is merged as by `commit`; without `makeHelper` all of it while requests wait. What the next incremental checkpoint has to
+    /// read includes what this one had.
     ///
     /// - Throws: like `commit`.
     @discardableResult
@@ -115,8 +117,8 @@ extension DiskCheckpoint {
         let below = disk.state.withLock { $0.overlays[0] }
         guard helper.geometry == disk.geometry, helper.groupCount == 0, helper.parent == below.id else {
             throw EngineError(
-                .mismatch, "the copy-on-write file is not an empty one over the disk's newest", remedy: "Create a new one with the disk's geometry.",
-                place: helper.name)
+                .mismatch, "the copy-on-write file is not an empty one over the disk's newest",
+                remedy: "Create a new one with the disk's geometry.", place: helper.name)
         }
         disk.state.withLock { $0.overlays.insert(helper, at: 0) }
     }
@@ -144,7 +146,8 @@ extension DiskCheckpoint {
         disk.state.withLock { $0.isHeld = true }
         defer { letGo() }
         disk.state.waitFor { state in state.requests.contains { $0.phase == .issued } ? nil : () }
-        report.mergedGroups += try last.merge(into: disk.parent)
+        // With nothing in it there is nothing to make durable, which would take many times as long as all else.
+        if last.groupCount > 0 { report.mergedGroups += try last.merge(into: disk.parent) }
         disk.state.withLock { state in
             state.overlays = []
             state.checkpoint = nil
@@ -163,8 +166,8 @@ extension DiskCheckpoint {
 
     /// Brings everything back to the image while requests wait, when an overlay can't be written any more: what it holds can still be read.
     ///
-    /// Files go from the newest down, when all of it is durable in the image. A crash before that finds the state of their last flush, and no flush
-    /// has been acknowledged to the machine since.
+    /// Files go from the newest down, when all of it is durable in the image. A crash before that finds the state of their last flush, and no
+    /// flush has been acknowledged to the machine since.
     private func salvage(_ report: inout CommitReport) throws(EngineError) {
         disk.state.withLock { $0.isHeld = true }
         defer { letGo() }

@@ -1,5 +1,5 @@
-// A checkpoint of a disk in use: its content at one instant stays readable while the machine goes on writing [system A; claims 1 to 8, 19 to
-// 28].
+// A checkpoint of a disk in use: its content at one instant stays readable while the machine goes on writing [system A; claims 1 to 8,
+// 19 to 28].
 //
 // Order: `VirtualDisk.beginCheckpoint` (802), machine stopped, `switchOver` (810), `waitForPending` if `mustWaitBeforeResuming` (812),
 // `memoryIsResumed` (814), `waitForPendingReads` (822) before memory is saved, `memoryIsSaved` (828), `waitForPendingWrites` (830) before
@@ -18,9 +18,9 @@ extension VirtualDisk {
     ///
     /// - Parameters:
     ///   - overlay: new and empty, over the disk's image. It is the disk's from now on.
-    ///   - onFailure: told, once and on any thread, that an overlay has failed, for lack of space perhaps. The machine's requests wait then, and
-    ///     none fails; so `abort` is called soon, which brings everything back to the image and lets them go on. It must not be called from here.
-    ///     Without it such requests fail.
+    ///   - onFailure: told, once and on any thread, that an overlay has failed, for lack of space perhaps. The machine's requests wait then,
+    ///     and none fails; so `abort` is called soon, which brings everything back to the image and lets them go on. It must not be called
+    ///     from here. Without it such requests fail.
     /// - Throws: `.busy` when a checkpoint is being taken, or one has left overlays that are not committed; `.mismatch` when the overlay is
     ///   not made for this disk.
     public func beginCheckpoint(
@@ -44,7 +44,9 @@ extension VirtualDisk {
     }
 }
 
-/// A checkpoint of a disk, until it is committed or aborted: one that is dropped before leaves the disk on its overlay. Its functions are called in the order that is described above, by one thread at a time.
+/// A checkpoint of a disk, until it is committed or aborted: one that is dropped before leaves the disk on its overlay. Its functions are
+/// called in the order that is described above, by one thread at a time. Its waits have no limit: a backend completes every request, in
+/// the end.
 public final class DiskCheckpoint: Sendable {
     public let disk: VirtualDisk
     private let number: Int
@@ -100,8 +102,8 @@ public final class DiskCheckpoint: Sendable {
         for read in reads { disk.considerReissue(read, at: .machineResumes) }
     }
 
-    /// Step 822, claim 8: waits until every pending read has filled both memories; then the checkpoint's memory can be saved. Not to be called by
-    /// a completion.
+    /// Step 822, claim 8: waits until every pending read has filled both memories; then the checkpoint's memory can be saved. Not to be called
+    /// by a completion.
     ///
     /// - Throws: what kept a read from being issued again: the checkpoint's memory lacks its bytes, and the checkpoint has to be aborted.
     public func waitForPendingReads() throws(EngineError) {

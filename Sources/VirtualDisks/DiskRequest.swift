@@ -80,10 +80,12 @@ public struct DiskRequest: Sendable {
             offset.rawValue % UInt64(sectorSize) == 0
         else {
             throw EngineError(
-                .invalidInput, "a request that is no whole number of sectors of 512 bytes", remedy: "The guest's driver asks for nonsense.", place: place)
+                .invalidInput, "a request that is no whole number of sectors of 512 bytes", remedy: "The guest's driver asks for nonsense.",
+                place: place)
         }
         guard buffer.isWithinMemory else {
-            throw EngineError(.invalidInput, "a request whose buffer is outside of memory", remedy: "The guest's driver asks for nonsense.", place: place)
+            throw EngineError(
+                .invalidInput, "a request whose buffer is outside of memory", remedy: "The guest's driver asks for nonsense.", place: place)
         }
         let (end, overflow) = offset.rawValue.addingReportingOverflow(buffer.byteCount.rawValue)
         guard !overflow, end <= geometry.diskLength.rawValue else {

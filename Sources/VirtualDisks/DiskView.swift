@@ -67,7 +67,10 @@ struct DiskView: Sendable {
         parent.flush { result in
             guard case .success = result, !overlays.isEmpty else { return completion(result) }
             workers.run {
-                completion(Self.onOverlay(overlayFailed) { () throws(EngineError) in for overlay in overlays.reversed() { try overlay.flush() } })
+                completion(
+                    Self.onOverlay(overlayFailed) { () throws(EngineError) in
+                        for overlay in overlays.reversed() { try overlay.flush() }
+                    })
             }
         }
     }

@@ -50,8 +50,8 @@ public final class FileBackend: DiskBackend {
                 remedy: "Look after the device.")
             guard unsafe count == bytes.bytes.count else {
                 throw EngineError(
-                    .ioFailed, "the image ends at byte \(offset.rawValue + UInt64(count))", remedy: "Somebody has truncated it: bring it back from a checkpoint.",
-                    place: backend.name)
+                    .ioFailed, "the image ends at byte \(offset.rawValue + UInt64(count))",
+                    remedy: "Somebody has truncated it: bring it back from a checkpoint.", place: backend.name)
             }
         }
     }

@@ -182,7 +182,8 @@ import VirtualDisks
     @Test func `overlays of other disks and second checkpoints are refused`() throws {
         let bench = try Bench(.immediate)
         let other = try DiskGeometry(diskLength: .kibibytes(32), groupSize: .kibibytes(4))
-        #expect(try engineError { _ = try bench.disk.beginCheckpoint(overlay: CowFile.create(on: MemoryStorage(), geometry: other)) }.code == .mismatch)
+        let foreign = try CowFile.create(on: MemoryStorage(), geometry: other)
+        #expect(try engineError { _ = try bench.disk.beginCheckpoint(overlay: foreign) }.code == .mismatch)
         let checkpoint = try bench.disk.beginCheckpoint(overlay: try bench.overlay())
         #expect(try engineError { _ = try bench.disk.beginCheckpoint(overlay: try Bench().overlay()) }.code == .busy)
         checkpoint.switchOver(memory: bench.memory)
@@ -207,6 +208,7 @@ import VirtualDisks
         let image = ManualBackend([UInt8](repeating: 0, count: 16384))
         #expect(try engineError { try CowFile.recover([upper, lower], into: image) }.code == .notFound)
         let twin = try CowFile.create(on: MemoryStorage(), geometry: geometry, parent: lower.id)
+        try write(SectorHistory.sector(9), at: 0, to: twin)
         #expect(try engineError { try CowFile.recover([upper, lower, middle, twin], into: image) }.code == .invalidInput)
         let short = ManualBackend([UInt8](repeating: 0, count: 8192))
         #expect(try engineError { try CowFile.recover([lower], into: short) }.code == .mismatch)
@@ -214,5 +216,13 @@ import VirtualDisks
         #expect(report.mergedFiles == 3 && report.mergedGroups == 6)
         #expect(Bench.sectors(image.content)[0] == 3 && [8, 16, 24].map { image.content[$0 * sectorSize] } == [1, 2, 3])
         #expect(try CowFile.recover([middle, upper], into: image).mergedFiles == 0)
+        // One that was never written is none of the chain, and may have been left behind by somebody.
+        let first = try CowFile.create(on: MemoryStorage(), geometry: geometry)
+        let empty = try CowFile.create(on: MemoryStorage(), geometry: geometry, parent: first.id)
+        let last = try CowFile.create(on: MemoryStorage(), geometry: geometry, parent: empty.id)
+        let stray = try CowFile.create(on: MemoryStorage(), geometry: geometry)
+        try write(SectorHistory.sector(4), at: 0, to: first)
+        try write(SectorHistory.sector(5), at: 0, to: last)
+        #expect(try CowFile.recover([stray, last, empty, upper, first], into: image).mergedFiles == 2 && image.content[0] == 5)
     }
 }

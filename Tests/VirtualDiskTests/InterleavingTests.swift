@@ -88,8 +88,9 @@ struct Exploration: Sendable {
         let exploration = [Exploration.two, .three, .four, .overtaken][number]
         let start = Date()
         let runs = try await onPlainThread { try exploration.explore(StandardDiskRules()) }
-        print("\(exploration.name), sample \(exploration.sampleSeed.map { "\($0)" } ?? "all"): \(runs) interleavings in \(Date().timeIntervalSince(start)) s")
-        #expect(runs > 1000)
+        let sample = exploration.sampleSeed.map { "those of seed \($0)" } ?? "all"
+        print("\(exploration.name), \(sample): \(runs) interleavings in \(Date().timeIntervalSince(start)) s")
+        #expect(runs > 500)
     }
 
     @Test(arguments: Mutant.allCases)

@@ -69,7 +69,8 @@ import VirtualDisks
             }
             let limits = CommitLimits(heldGroups: 8, rounds: 3)
             let report =
-                isGivenUp ? try checkpoint.abort(limits: limits, makeHelper: makeHelper) : try checkpoint.commit(limits: limits, makeHelper: makeHelper)
+                isGivenUp
+                ? try checkpoint.abort(limits: limits, makeHelper: makeHelper) : try checkpoint.commit(limits: limits, makeHelper: makeHelper)
             try require(report.unremoved.isEmpty, "\(report.unremoved)")
             rounds += report.rounds
             longestHold = max(longestHold, report.heldMicroseconds)
@@ -128,7 +129,8 @@ import VirtualDisks
         unsafe truncate(folder.path("image"), 4096)
         let memory = try GuestMemory("ram", byteLength: .kibibytes(8))
         let outcome = Lock<Result<Void, EngineError>?>(nil)
-        disk.submit(DiskRequest(.read, at: .zero, GuestBuffer(memory, offset: .zero, byteCount: .kibibytes(8))) { result in outcome.withLock { $0 = result } })
+        let buffer = GuestBuffer(memory, offset: .zero, byteCount: .kibibytes(8))
+        disk.submit(DiskRequest(.read, at: .zero, buffer) { result in outcome.withLock { $0 = result } })
         guard case .failure(let error) = outcome.withLock({ $0 }) else { throw TestFailure("it is read") }
         #expect(error.code == .ioFailed && error.place.hasSuffix("/image"))
     }

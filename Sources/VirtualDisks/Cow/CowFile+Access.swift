@@ -129,7 +129,8 @@ extension CowFile {
 
     func damage(_ reason: String) -> EngineError {
         EngineError(
-            .corrupt, reason, remedy: "Look after the medium; what the machine wrote since its checkpoint is damaged in that place.", place: name)
+            .corrupt, reason, remedy: "Look after the medium; what the machine wrote since its checkpoint is damaged in that place.",
+            place: name)
     }
 
     private static func hash(of copy: PrivateBytes, _ start: Int) -> Hash128 {

@@ -71,20 +71,29 @@ extension CowFile {
         return report
     }
 
-    /// Those that are not merged yet, the lowest first.
+    /// Those that have something to merge, the lowest first.
     private static func ordered(_ files: [CowFile]) throws(EngineError) -> [CowFile] {
-        let merged = Set(files.filter { $0.mergeState == .merged }.map(\.id))
-        var left = files.filter { $0.mergeState != .merged }
+        let isLeft: (CowFile) -> Bool = { $0.mergeState != .merged && $0.groupCount > 0 }
+        let skipped = files.filter { !isLeft($0) }
+        // What a file lies on, when those that have nothing to merge are left out.
+        func base(_ file: CowFile) -> OverlayID? {
+            var parent = file.parent
+            // As many steps as there are files: damaged ones might go in a circle.
+            for _ in skipped {
+                guard let below = skipped.first(where: { $0.id == parent }) else { break }
+                parent = below.mergeState == .merged ? nil : below.parent
+            }
+            return parent
+        }
+        var left = files.filter(isLeft)
         var result: [CowFile] = []
         while !left.isEmpty {
             let below = result.last?.id
-            let next = left.filter { file in
-                guard let parent = file.parent, !merged.contains(parent) else { return below == nil }
-                return parent == below
-            }
+            let next = left.filter { base($0) == below }
             guard next.count <= 1 else {
                 throw EngineError(
-                    .invalidInput, "two copy-on-write files lie on the same one", remedy: "Give only those of this disk.", place: next[1].name)
+                    .invalidInput, "two copy-on-write files lie on the same one", remedy: "Give only those of this disk.",
+                    place: next[1].name)
             }
             guard let file = next.first else {
                 throw EngineError(

@@ -53,7 +53,8 @@ final class CowFileStorage: CowStorage {
     /// - Throws: `.notFound`; `.busy` when somebody has it open; `.permission`, `.ioFailed`.
     init(opening path: String) throws(EngineError) {
         name = path
-        file = OwnedDescriptor(owning: try checked(unsafe ck_open(path, UInt32(CK_READ_WRITE.rawValue)), "open the copy-on-write file", place: path))
+        let number = unsafe ck_open(path, UInt32(CK_READ_WRITE.rawValue))
+        file = OwnedDescriptor(owning: try checked(number, "open the copy-on-write file", place: path))
         lock = try FileLock(path)
     }
 
@@ -90,7 +91,8 @@ final class FileLock: Sendable {
         guard result == 0 else {
             ck_lock_close(number)
             guard result == -EAGAIN else { throw EngineError(system: "lock the file", -result, place: path) }
-            throw EngineError(.busy, "somebody else has the file open", remedy: "End the machine or the recovery that uses it first.", place: path)
+            throw EngineError(
+                .busy, "somebody else has the file open", remedy: "End the machine or the recovery that uses it first.", place: path)
         }
     }
 

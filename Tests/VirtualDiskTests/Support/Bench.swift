@@ -27,7 +27,8 @@ final class Bench: Sendable {
         let buffer = GuestBuffer(memory.memory, offset: ByteCount(page * pageSize), byteCount: ByteCount(sectors.count * sectorSize))
         let id = Lock(RequestID(UInt64(0)))
         let early = Lock<Result<Void, EngineError>?>(nil)
-        let request = DiskRequest(operation, at: DiskOffset(sectors.lowerBound * sectorSize), operation == .flush ? nil : buffer) { [results] result in
+        let place = DiskOffset(sectors.lowerBound * sectorSize)
+        let request = DiskRequest(operation, at: place, operation == .flush ? nil : buffer) { [results] result in
             let own = id.withLock { $0 }
             // It may complete before its number is known here.
             if own == RequestID(UInt64(0)) { early.withLock { $0 = result } } else { results.withLock { $0[own] = result } }

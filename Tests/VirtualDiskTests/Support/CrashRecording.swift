@@ -24,10 +24,11 @@ final class CrashRecording: Sendable {
     /// To be called after each operation on a medium.
     func note() { moments.withLock { $0.append(devices.map(\.logCount)) } }
 
-    /// Calls `check` with what cuts leave behind: at every moment nothing and everything unflushed, and `randomCount` times a random part of it.
+    /// Calls `check` with what cuts leave behind: at every moment nothing and everything unflushed, and `randomCount` times a random part.
     /// Without `tearsSectors` a sector of 512 bytes arrives as a whole or not at all, as disks promise.
     func explore(
-        seed: UInt64, randomCount: Int, tearsSectors: Bool = true, _ check: (_ moment: Int, _ left: [SimulatedDevice], _ number: Int) throws -> Void
+        seed: UInt64, randomCount: Int, tearsSectors: Bool = true,
+        _ check: (_ moment: Int, _ left: [SimulatedDevice], _ number: Int) throws -> Void
     ) throws {
         var cursors = devices.map { $0.crashCursor() }
         var number = 0
