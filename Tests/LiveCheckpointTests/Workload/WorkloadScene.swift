@@ -1,0 +1,191 @@
+// The workload machine under a checkpointer, and the scheduler: at each point of a checkpoint it is chosen what the machine and its device do before
+// the checkpoint goes on. All of it on one thread, so that a run is decided by its program and its choices.
+//
+// Invariants:
+// - Where the checkpointer waits for requests, they are completed before, in whatever order is chosen.
+// - After a run nothing is under way, and the next one goes on with the machine as it is: its checkpoint builds on this one's.
+
+import CheckpointCore
+import Foundation
+@testable import LiveCheckpoint
+import MachineMemory
+import Threading
+import Units
+@testable import VirtualDisks
+
+/// Where a run offers choices. Elsewhere the checkpoint goes on without the machine having done anything.
+struct ChoicePoints: Sendable {
+    var steps: Set<LiveStep>
+    /// Between two pieces of memory that are saved.
+    var whileSaving = false
+    /// At each block group that is merged.
+    var whileCommitting = false
+
+    static let all = ChoicePoints(steps: Set(LiveStep.allCases), whileSaving: true, whileCommitting: true)
+}
+
+final class WorkloadScene: @unchecked Sendable {
+    let machine: WorkloadMachine
+    let image: HeldImage
+    let store = MemoryStore()
+    private(set) var checkpointer: LiveCheckpointer!
+    private var points = ChoicePoints.all
+    private var choices = Choices()
+    private var program: [Instruction] = []
+    private var next = 0
+    private var instructionsAtResume = 0
+    /// Whether the machine consumes each request as soon as it can; otherwise the program says when.
+    let consumesAtOnce: Bool
+    private var isPumping = false
+    private var isCommitting = false
+    private var runCount = 0
+    private(set) var steps: [LiveStep] = []
+
+    /// Two block groups and a half, of 4 KiB.
+    static let sectorCount = 20
+
+    init(
+        pageCount: Int = 6, sectorCount: Int = WorkloadScene.sectorCount, rules: any DiskRules = StandardDiskRules(), consumesAtOnce: Bool,
+        effect: HeldImage.Effect = .atCompletion
+    ) throws {
+        self.consumesAtOnce = consumesAtOnce
+        let content = (0..<sectorCount * sectorSize).map { UInt8(truncatingIfNeeded: $0 / sectorSize &* 3 &+ 1) }
+        image = HeldImage(content)
+        image.state.withLock { $0.effect = effect }
+        let disk = try VirtualDisk("vda", parent: image, workers: ImmediateWorkers(), groupSize: .kibibytes(4), rules: rules)
+        let ram = try GuestMemory("ram", byteLength: ByteCount(pageCount * pageSize), sharing: .shared)
+        unsafe ram.bytes.copyBytes(from: (0..<ram.byteLength.int).map { UInt8(truncatingIfNeeded: $0 / sectorSize &* 7 &+ 128) })
+        machine = WorkloadMachine(ram, disk, diskContent: content)
+        var options = LiveCheckpointer.Options()
+        options.workers = 1
+        options.step = { [unowned self] in self.reached($0) }
+        let hooked = HookedStore(inner: store) { [unowned self] (call) throws(EngineError) in
+            if case .writePages(let name) = call, name.hasPrefix("memory:"), self.points.whileSaving { self.pump() }
+        }
+        // Shared memory: files there are made durable in no time.
+        checkpointer = try LiveCheckpointer(machine, store: hooked, overlayFolder: "/dev/shm", options: options)
+    }
+
+    func close() {
+        image.state.withLock { $0.holds = false }
+        image.completeAll()
+        checkpointer.close()
+    }
+
+    /// One run: the program, and a checkpoint at some point of it. Throws what is wrong.
+    ///
+    /// - Parameters:
+    ///   - before: so many instructions are executed before the checkpoint begins.
+    ///   - atResume: so many are executed as soon as the machine goes on, and their requests completed.
+    func run(_ program: [Instruction], _ choices: Choices, _ points: ChoicePoints, before: Int = 0, atResume: Int = 0) throws {
+        (self.program, self.choices, self.points, next) = (program, choices, points, 0)
+        instructionsAtResume = atResume
+        steps = []
+        runCount += 1
+        for _ in 0..<before { advance() }
+        try checkpointer.checkpoint("\(runCount)")
+        finishProgram()
+        try check("\(runCount)")
+    }
+
+    // MARK: Points of the checkpoint
+
+    private func reached(_ step: LiveStep) {
+        steps.append(step)
+        switch step {
+        case .waitForAllRequests: complete { _ in true }
+        case .waitForReads: complete { $0 == .read }
+        case .copyDisks, .recordDisks: complete { step == .recordDisks || $0 == .write }
+        default: break
+        }
+        if step == .commitOverlays { isCommitting = true }
+        if step == .resumeNormalOperation { isCommitting = false }
+        if step == .saveDeviceState, instructionsAtResume > 0 {
+            for _ in 0..<instructionsAtResume { advance() }
+            image.completeAll()
+        }
+        if points.steps.contains(step) { pump() }
+        if isCommitting { image.completeAll() }
+        let passes = step >= .copyDisks && step < .resumeNormalOperation
+        let isTold = isCommitting && points.whileCommitting
+        image.state.withLock { state in
+            state.holds = !passes
+            state.beforePassing = nil
+            if isTold { state.beforePassing = { [unowned self] in self.pump() } }
+        }
+    }
+
+    /// Completes what was under way at the instant, of the kinds that are meant, whatever else has to be completed before.
+    private func complete(_ isMeant: @escaping (DiskOperation) -> Bool) {
+        while hasPending(isMeant) {
+            let held = image.held
+            guard !held.isEmpty else { preconditionFailure("requests are stuck: \(machine.disk.pendingRequests)") }
+            image.complete(held[choices.choose(held.count)])
+        }
+    }
+
+    private func hasPending(_ isMeant: (DiskOperation) -> Bool) -> Bool {
+        machine.disk.state.withLock { state in (state.checkpoint?.pending ?? []).contains { isMeant($0.operation) && !$0.isDone } }
+    }
+
+    /// Lets the machine and its device do as much as is chosen.
+    private func pump() {
+        guard !isPumping else { return }
+        isPumping = true
+        let held = image.state.withLock { state in
+            defer { state.holds = true }
+            return state.holds
+        }
+        while true {
+            consumeDelivered()
+            let waiting = image.held
+            let canAdvance = next < program.count && machine.canExecute(program[next])
+            let count = waiting.count + (canAdvance ? 1 : 0)
+            guard count > 0 else { break }
+            let choice = choices.choose(count + 1)
+            if choice == 0 { break }
+            if choice <= waiting.count { image.complete(waiting[choice - 1]) } else { advance() }
+        }
+        // The commit waits for what has been started, and nobody else is there to complete it.
+        if isCommitting { image.completeAll() }
+        image.state.withLock { $0.holds = held }
+        isPumping = false
+    }
+
+    private func advance() {
+        guard machine.execute(program[next]) else { preconditionFailure("\(program[next]) can't be executed") }
+        next += 1
+    }
+
+    private func consumeDelivered() {
+        guard consumesAtOnce else { return }
+        for slot in machine.deliveredSlots { machine.execute(.consume(slot: slot)) }
+    }
+
+    private func finishProgram() {
+        while next < program.count {
+            consumeDelivered()
+            if machine.canExecute(program[next]) { advance() } else { image.complete(image.held[0]) }
+        }
+        image.completeAll()
+        consumeDelivered()
+    }
+
+    // MARK: Comparing
+
+    private func check(_ name: String) throws {
+        guard let content = store.content(name), let expected = machine.modelAtStop else { throw TestFailure("no checkpoint") }
+        if let difference = WorkloadModel.difference(content[MachineRecord.memoryRegion("ram")]!, expected.memory) {
+            throw TestFailure("the checkpointed memory: \(difference)")
+        }
+        if let difference = WorkloadModel.difference(content[MachineRecord.diskRegion("vda")]!, expected.disk) {
+            throw TestFailure("the checkpointed disk: \(difference)")
+        }
+        let state = content[MachineRecord.deviceStateRegionName]!
+        guard Registers(decoding: state) == expected.registers else {
+            throw TestFailure("the device state: \(Registers(decoding: state).map { "\($0)" } ?? "damaged"), not \(expected.registers)")
+        }
+        guard machine.disk.pendingRequests.isEmpty else { throw TestFailure("requests are stuck: \(machine.disk.pendingRequests)") }
+        if let difference = machine.difference(diskContent: image.content) { throw TestFailure(difference) }
+    }
+}
