@@ -61,6 +61,8 @@ struct DiskState {
     /// The groups written since the newest checkpoint's instant; nil: there was none, so all count as written.
     var changed: GroupSet?
     var checkpoint: CheckpointProgress?
+    /// Hears of what reads are about to write.
+    var observer: (any DeviceWriteObserver)?
 }
 
 /// The checkpoint that is being taken.
