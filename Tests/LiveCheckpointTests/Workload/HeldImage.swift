@@ -95,7 +95,20 @@ extension HeldImage.Held {
     }
 }
 
-/// Jobs done at once, on the thread that has them.
-struct ImmediateWorkers: DiskWorkers {
-    func run(_ job: @escaping @Sendable () -> Void) { job() }
+/// Overlays' reading and writing, which waits until the test does it, in any order; or done at once, on the thread that has it.
+final class HeldJobs: DiskWorkers {
+    private let state = Lock<(jobs: [@Sendable () -> Void], holds: Bool)>(([], false))
+
+    var count: Int { state.withLock { $0.jobs.count } }
+    func setHolds(_ holds: Bool) { state.withLock { $0.holds = holds } }
+
+    func run(_ job: @escaping @Sendable () -> Void) {
+        let holds = state.withLock { state in
+            if state.holds { state.jobs.append(job) }
+            return state.holds
+        }
+        if !holds { job() }
+    }
+
+    func runJob(_ index: Int) { state.withLock { $0.jobs.remove(at: index) }() }
 }

@@ -31,6 +31,8 @@ struct WorkloadFamily: Sendable {
     var instructionsAtResume = 0
     var points: ChoicePoints
     var effects: [HeldImage.Effect] = [.atCompletion]
+    /// Reading and writing overlays are events of their own.
+    var holdsJobs = false
 
     /// Runs everything on two threads, with a machine for each program. Throws the first failure; returns how many runs there were.
     func explore(_ rules: any DiskRules = StandardDiskRules()) throws -> Int {
@@ -54,14 +56,14 @@ struct WorkloadFamily: Sendable {
     }
 
     private func explore(_ program: [Instruction], _ effect: HeldImage.Effect, _ rules: any DiskRules) throws -> Int {
-        let scene = try WorkloadScene(rules: rules, consumesAtOnce: true, effect: effect)
+        let scene = try WorkloadScene(rules: rules, consumesAtOnce: true, effect: effect, holdsJobs: holdsJobs)
         defer { scene.close() }
         let choices = Choices()
         var runs = 0
         repeat {
             runs += 1
             do { try scene.run(program, choices, points, before: instructionsBefore, atResume: instructionsAtResume) } catch {
-                throw TestFailure("\(error); run \(runs) of \(program), effects \(effect), \(choices), steps \(scene.steps)")
+                throw TestFailure("\(error); run \(runs) of \(program), effects \(effect), \(choices), steps \(scene.steps.map(\.rawValue))")
             }
         } while choices.advance()
         return runs
@@ -96,6 +98,16 @@ struct WorkloadFamily: Sendable {
         name: "four requests", programs: programs(4, [0..<1], slots: [0, 1, 2, 3], touches: WorkloadSize.isLong),
         points: ChoicePoints(steps: [.stop, .reissueReads]))
 
+    /// A read under way whose page is written, then writes to its group and to its own sector, with the overlay's workers in any order.
+    static let reissue = WorkloadFamily(
+        name: "a read issued again",
+        programs: [0..<1, 7..<9].map { place in
+            [
+                .submit(slot: 0, .read, sectors: place), .touch(page: 0), .submit(slot: 3, .write, sectors: 3..<4),
+                .submit(slot: 4, .write, sectors: place),
+            ]
+        }, instructionsBefore: 1, points: ChoicePoints(steps: [.reissueReads]), holdsJobs: true)
+
     /// A request under way, then another and writes to pages that are saved already, being saved, or not yet.
     static let saving = WorkloadFamily(
         name: "while memory is saved",
@@ -114,7 +126,7 @@ struct WorkloadFamily: Sendable {
             [.submit(slot: 0, .write, sectors: 16..<19), .submit(slot: 1, .read, sectors: 17..<18), .submit(slot: 2, .write, sectors: 7..<9)],
         ], instructionsAtResume: 1, points: ChoicePoints(steps: [.clearMarks, .copyDisks, .commitOverlays], whileCommitting: true))
 
-    static let all = [instant, three, saving, commit] + (WorkloadSize.isQuick ? [] : [four])
+    static let all = [instant, three, reissue, saving, commit] + (WorkloadSize.isQuick ? [] : [four])
 }
 
 /// Long programs on one machine, checkpoint after checkpoint, everything chosen by a seed.
@@ -124,15 +136,19 @@ struct RandomWorkload {
     var rules: any DiskRules = StandardDiskRules()
 
     func run(seed: UInt64) throws {
+        // A small machine, where requests meet often, or a larger one.
+        let isSmall = seed & 8 == 0
+        let (pageCount, sectorCount) = isSmall ? (6, WorkloadScene.sectorCount) : (12, 44)
         let scene = try WorkloadScene(
-            pageCount: 12, sectorCount: 44, rules: rules, consumesAtOnce: seed & 1 == 0, effect: seed & 2 == 0 ? .atIssue : .atCompletion)
+            pageCount: pageCount, sectorCount: sectorCount, rules: rules, consumesAtOnce: seed & 1 == 0, effect: seed & 2 == 0 ? .atIssue : .atCompletion,
+            holdsJobs: seed & 4 == 0)
         defer { scene.close() }
         for number in 0..<checkpoints {
             let seed = seed << 8 | UInt64(number)
-            var program = WorkloadProgram.random(seed: seed, length: length, layout: scene.machine.layout, sectorCount: 44)
+            var program = WorkloadProgram.random(seed: seed, length: length, layout: scene.machine.layout, sectorCount: sectorCount)
             if scene.consumesAtOnce { program.removeAll { if case .consume = $0 { true } else { false } } }
             do { try scene.run(program, Choices(seed: seed), .all) } catch {
-                throw TestFailure("\(error); checkpoint \(number) of seed \(seed >> 8), steps \(scene.steps)")
+                throw TestFailure("\(error); checkpoint \(number) of seed \(seed >> 8), steps \(scene.steps.map(\.rawValue))")
             }
         }
     }

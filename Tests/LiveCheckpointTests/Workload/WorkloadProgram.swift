@@ -111,7 +111,8 @@ enum WorkloadProgram {
     private static func request(_ slot: Int, _ sectorCount: Int, _ random: inout SeededGenerator) -> Instruction {
         if random.chance(1, in: 16) { return .submit(slot: slot, .flush, sectors: 0..<0) }
         let count = 1 + random.below(WorkloadLayout.slotBytes / sectorSize)
-        let start = random.below(sectorCount - count + 1)
+        // Most requests concern the same few sectors.
+        let start = random.below((random.chance(3, in: 4) ? 8 : sectorCount) - count + 1)
         return .submit(slot: slot, random.chance(1, in: 2) ? .read : .write, sectors: start..<start + count)
     }
 }

@@ -27,6 +27,9 @@ struct ChoicePoints: Sendable {
 final class WorkloadScene: @unchecked Sendable {
     let machine: WorkloadMachine
     let image: HeldImage
+    private let jobs = HeldJobs()
+    /// Whether reading and writing overlays are events of their own; otherwise they are done at once.
+    private let holdsJobs: Bool
     let store = MemoryStore()
     private(set) var checkpointer: LiveCheckpointer!
     private var points = ChoicePoints.all
@@ -46,13 +49,14 @@ final class WorkloadScene: @unchecked Sendable {
 
     init(
         pageCount: Int = 6, sectorCount: Int = WorkloadScene.sectorCount, rules: any DiskRules = StandardDiskRules(), consumesAtOnce: Bool,
-        effect: HeldImage.Effect = .atCompletion
+        effect: HeldImage.Effect = .atCompletion, holdsJobs: Bool = false
     ) throws {
+        self.holdsJobs = holdsJobs
         self.consumesAtOnce = consumesAtOnce
         let content = (0..<sectorCount * sectorSize).map { UInt8(truncatingIfNeeded: $0 / sectorSize &* 3 &+ 1) }
         image = HeldImage(content)
         image.state.withLock { $0.effect = effect }
-        let disk = try VirtualDisk("vda", parent: image, workers: ImmediateWorkers(), groupSize: .kibibytes(4), rules: rules)
+        let disk = try VirtualDisk("vda", parent: image, workers: jobs, groupSize: .kibibytes(4), rules: rules)
         let ram = try GuestMemory("ram", byteLength: ByteCount(pageCount * pageSize), sharing: .shared)
         unsafe ram.bytes.copyBytes(from: (0..<ram.byteLength.int).map { UInt8(truncatingIfNeeded: $0 / sectorSize &* 7 &+ 128) })
         machine = WorkloadMachine(ram, disk, diskContent: content)
@@ -68,7 +72,8 @@ final class WorkloadScene: @unchecked Sendable {
 
     func close() {
         image.state.withLock { $0.holds = false }
-        image.completeAll()
+        jobs.setHolds(false)
+        completeAll()
         checkpointer.close()
     }
 
@@ -102,11 +107,12 @@ final class WorkloadScene: @unchecked Sendable {
         if step == .resumeNormalOperation { isCommitting = false }
         if step == .saveDeviceState, instructionsAtResume > 0 {
             for _ in 0..<instructionsAtResume { advance() }
-            image.completeAll()
+            completeAll()
         }
         if points.steps.contains(step) { pump() }
-        if isCommitting { image.completeAll() }
+        if isCommitting { completeAll() }
         let passes = step >= .copyDisks && step < .resumeNormalOperation
+        jobs.setHolds(holdsJobs && !passes)
         let isTold = isCommitting && points.whileCommitting
         image.state.withLock { state in
             state.holds = !passes
@@ -118,9 +124,9 @@ final class WorkloadScene: @unchecked Sendable {
     /// Completes what was under way at the instant, of the kinds that are meant, whatever else has to be completed before.
     private func complete(_ isMeant: @escaping (DiskOperation) -> Bool) {
         while hasPending(isMeant) {
-            let held = image.held
-            guard !held.isEmpty else { preconditionFailure("requests are stuck: \(machine.disk.pendingRequests)") }
-            image.complete(held[choices.choose(held.count)])
+            let count = eventCount
+            guard count > 0 else { preconditionFailure("requests are stuck: \(machine.disk.pendingRequests)") }
+            happen(choices.choose(count))
         }
     }
 
@@ -136,21 +142,34 @@ final class WorkloadScene: @unchecked Sendable {
             defer { state.holds = true }
             return state.holds
         }
+        jobs.setHolds(holdsJobs)
         while true {
             consumeDelivered()
-            let waiting = image.held
+            let waiting = eventCount
             let canAdvance = next < program.count && machine.canExecute(program[next])
-            let count = waiting.count + (canAdvance ? 1 : 0)
-            guard count > 0 else { break }
-            let choice = choices.choose(count + 1)
+            guard waiting > 0 || canAdvance else { break }
+            let choice = choices.choose(waiting + (canAdvance ? 2 : 1))
             if choice == 0 { break }
-            if choice <= waiting.count { image.complete(waiting[choice - 1]) } else { advance() }
+            if choice <= waiting { happen(choice - 1) } else { advance() }
         }
         // The commit waits for what has been started, and nobody else is there to complete it.
-        if isCommitting { image.completeAll() }
+        if isCommitting { completeAll() }
         image.state.withLock { $0.holds = held }
+        jobs.setHolds(holdsJobs && held)
         isPumping = false
     }
+
+    // MARK: What the device does
+
+    private var eventCount: Int { image.held.count + jobs.count }
+
+    private func happen(_ event: Int) {
+        let held = image.held
+        if event < held.count { image.complete(held[event]) } else { jobs.runJob(event - held.count) }
+    }
+
+    /// Completes everything, also what comes to wait meanwhile.
+    private func completeAll() { while eventCount > 0 { happen(0) } }
 
     private func advance() {
         guard machine.execute(program[next]) else { preconditionFailure("\(program[next]) can't be executed") }
@@ -165,9 +184,9 @@ final class WorkloadScene: @unchecked Sendable {
     private func finishProgram() {
         while next < program.count {
             consumeDelivered()
-            if machine.canExecute(program[next]) { advance() } else { image.complete(image.held[0]) }
+            if machine.canExecute(program[next]) { advance() } else { happen(0) }
         }
-        image.completeAll()
+        completeAll()
         consumeDelivered()
     }
 
