@@ -153,7 +153,7 @@ final class CheckpointRun {
 
     /// The device state with the outcomes of what was under way: known only now.
     private func settle(_ state: [UInt8], _ sink: any CheckpointSink) throws(EngineError) -> [UInt8] {
-        for disk in disks { disk.waitForPending() }
+        for disk in disks { disk.waitForOutcomes() }
         let settled = try machine.settledDeviceState(state)
         precondition(settled.count == state.count, "outcomes don't change the length of a state")
         if settled != state { try sink.putBlob(MachineRecord.deviceStateRegionName, settled) }

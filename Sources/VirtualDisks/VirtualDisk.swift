@@ -158,6 +158,7 @@ public final class VirtualDisk: Sendable {
             {
                 request.completion(request.outcome!)
                 self.act { state in
+                    request.phase = .delivered
                     state.requests.removeAll { $0 === request }
                     return []
                 }
