@@ -27,6 +27,32 @@ private struct WatchedRules: DiskRules {
     func holds(_ new: RuledRequest, forPending pending: RuledRequest) -> Bool { standard.holds(new, forPending: pending) }
 }
 
+/// Counts what it has been told of its requests when it is asked for their outcomes.
+private final class ListeningMachine: Machine {
+    let name = "listening"
+    let identity = MachineIdentity(hypervisor: "test", version: "1", machineType: "listening", architecture: "none")
+    let virtualCPUCount = 1
+    let memory: [GuestMemory]
+    let disks: [VirtualDisk]
+    let physicalRanges: [MachineRecord.PhysicalRange] = []
+    let told = Lock(0)
+    let toldWhenAsked = Lock(0)
+
+    init(_ memory: [GuestMemory], _ disks: [VirtualDisk]) {
+        self.memory = memory
+        self.disks = disks
+    }
+
+    func pause() throws(EngineError) {}
+    func resume() throws(EngineError) {}
+    func deviceState() throws(EngineError) -> [UInt8] { [1] }
+    func settledDeviceState(_ state: [UInt8]) throws(EngineError) -> [UInt8] {
+        let count = told.withLock { $0 }
+        toldWhenAsked.withLock { $0 = count }
+        return state
+    }
+}
+
 @Suite(.serialized) struct DeviceReadTests {
     /// When the device reads, and when it is asked to.
     private enum Moment: CaseIterable { case beforeCheckpointer, beforeCheckpoint, duringPreparation, atStop, afterResume }
@@ -120,6 +146,35 @@ private struct WatchedRules: DiskRules {
             guard endsEarly == 0, isHeld, endsLate == 1 else {
                 throw TestFailure("ended \(endsEarly) times before it was issued again (\(isHeld)), \(endsLate) times after that")
             }
+        }
+    }
+
+    @Test func `a machine is asked for the outcomes of its requests when it has been told all of them`() async throws {
+        try await onPlainThread {
+            let image = HeldImage([UInt8](repeating: 9, count: 8192))
+            let disk = try VirtualDisk("vda", parent: image, workers: HeldJobs(), groupSize: .kibibytes(4))
+            let ram = try GuestMemory("ram", byteLength: .kibibytes(16), sharing: .shared)
+            let machine = ListeningMachine([ram], [disk])
+            for (operation, slot) in [(DiskOperation.read, 0), (.write, 4096), (.flush, 0)] {
+                let buffer = operation == .flush ? nil : GuestBuffer(ram, offset: ByteCount(slot), byteCount: .kibibytes(4))
+                disk.submit(
+                    DiskRequest(operation, at: DiskOffset(slot), buffer) { [told = machine.told] _ in
+                        // Telling takes its time.
+                        usleep(20_000)
+                        told.withLock { $0 += 1 }
+                    })
+            }
+            let completing = Lock<PlainThread?>(nil)
+            var options = LiveCheckpointer.Options()
+            options.step = { step in
+                if step == .waitForReads { completing.withLock { $0 = PlainThread { image.completeAll() } } }
+                if step == .copyDisks { image.state.withLock { $0.holds = false } }
+            }
+            let checkpointer = try LiveCheckpointer(machine, store: MemoryStore(), overlayFolder: "/dev/shm", options: options)
+            defer { checkpointer.close() }
+            try checkpointer.checkpoint("one")
+            completing.withLock { $0 }?.join()
+            guard machine.toldWhenAsked.withLock({ $0 }) == 3 else { throw TestFailure("told \(machine.toldWhenAsked.withLock { $0 }) of 3 outcomes") }
         }
     }
 

@@ -30,7 +30,9 @@ final class WorkloadScene: @unchecked Sendable {
     private let jobs = HeldJobs()
     /// Whether reading and writing overlays are events of their own; otherwise they are done at once.
     private let holdsJobs: Bool
-    let store = MemoryStore()
+    /// Where overlays are made: in shared memory, where files are made durable in no time.
+    let folder: String
+    private let store: any CheckpointDataStore
     private(set) var checkpointer: LiveCheckpointer!
     private var points = ChoicePoints.all
     private var choices = Choices()
@@ -43,15 +45,26 @@ final class WorkloadScene: @unchecked Sendable {
     private var isCommitting = false
     private var runCount = 0
     private(set) var steps: [LiveStep] = []
+    /// For tests with a script: called at each step, before anything else is done there; at each call of the store; at each merged group.
+    var onStep: ((LiveStep) -> Void)?
+    var onCall: ((StoreCall) throws(EngineError) -> Void)?
+    var onMerge: (() -> Void)?
+    /// Otherwise somebody else completes what the checkpointer waits for.
+    var completesPending = true
+    /// Requests of the checkpointer complete at once at every step, and the machine's with them.
+    var passesAlways = false
 
     /// Two block groups and a half, of 4 KiB.
     static let sectorCount = 20
 
     init(
         pageCount: Int = 6, sectorCount: Int = WorkloadScene.sectorCount, rules: any DiskRules = StandardDiskRules(), consumesAtOnce: Bool,
-        effect: HeldImage.Effect = .atCompletion, holdsJobs: Bool = false
+        effect: HeldImage.Effect = .atCompletion, holdsJobs: Bool = false, store: any CheckpointDataStore = MemoryStore()
     ) throws {
         self.holdsJobs = holdsJobs
+        self.store = store
+        folder = "/dev/shm/ckstore-\(UUID())"
+        try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: false, attributes: [.posixPermissions: 0o700])
         self.consumesAtOnce = consumesAtOnce
         let content = (0..<sectorCount * sectorSize).map { UInt8(truncatingIfNeeded: $0 / sectorSize &* 3 &+ 1) }
         image = HeldImage(content)
@@ -64,10 +77,10 @@ final class WorkloadScene: @unchecked Sendable {
         options.workers = 1
         options.step = { [unowned self] in self.reached($0) }
         let hooked = HookedStore(inner: store) { [unowned self] (call) throws(EngineError) in
+            try self.onCall?(call)
             if case .writePages(let name) = call, name.hasPrefix("memory:"), self.points.whileSaving { self.pump() }
         }
-        // Shared memory: files there are made durable in no time.
-        checkpointer = try LiveCheckpointer(machine, store: hooked, overlayFolder: "/dev/shm", options: options)
+        checkpointer = try LiveCheckpointer(machine, store: hooked, overlayFolder: folder, options: options)
     }
 
     func close() {
@@ -75,6 +88,7 @@ final class WorkloadScene: @unchecked Sendable {
         jobs.setHolds(false)
         completeAll()
         checkpointer.close()
+        try? FileManager.default.removeItem(atPath: folder)
     }
 
     /// One run: the program, and a checkpoint at some point of it. Throws what is wrong.
@@ -82,22 +96,28 @@ final class WorkloadScene: @unchecked Sendable {
     /// - Parameters:
     ///   - before: so many instructions are executed before the checkpoint begins.
     ///   - atResume: so many are executed as soon as the machine goes on, and their requests completed.
-    func run(_ program: [Instruction], _ choices: Choices, _ points: ChoicePoints, before: Int = 0, atResume: Int = 0) throws {
+    @discardableResult
+    func run(
+        _ program: [Instruction], _ choices: Choices, _ points: ChoicePoints, before: Int = 0, atResume: Int = 0
+    ) throws -> LiveCheckpointReport {
         (self.program, self.choices, self.points, next) = (program, choices, points, 0)
         instructionsAtResume = atResume
         steps = []
         runCount += 1
         for _ in 0..<before { advance() }
-        try checkpointer.checkpoint("\(runCount)")
+        let report = try checkpointer.checkpoint("\(runCount)")
         finishProgram()
         try check("\(runCount)")
+        return report
     }
 
     // MARK: Points of the checkpoint
 
     private func reached(_ step: LiveStep) {
         steps.append(step)
+        onStep?(step)
         switch step {
+        case _ where !completesPending: break
         case .waitForAllRequests: complete { _ in true }
         case .waitForReads: complete { $0 == .read }
         case .copyDisks, .recordDisks: complete { step == .recordDisks || $0 == .write }
@@ -111,9 +131,9 @@ final class WorkloadScene: @unchecked Sendable {
         }
         if points.steps.contains(step) { pump() }
         if isCommitting { completeAll() }
-        let passes = step >= .copyDisks && step < .resumeNormalOperation
+        let passes = passesAlways || (step >= .copyDisks && step < .resumeNormalOperation)
         jobs.setHolds(holdsJobs && !passes)
-        let isTold = isCommitting && points.whileCommitting
+        let isTold = isCommitting && (points.whileCommitting || onMerge != nil)
         image.state.withLock { state in
             state.holds = !passes
             state.beforePassing = nil
@@ -143,6 +163,7 @@ final class WorkloadScene: @unchecked Sendable {
             return state.holds
         }
         jobs.setHolds(holdsJobs)
+        if isCommitting { onMerge?() }
         while true {
             consumeDelivered()
             let waiting = eventCount
@@ -169,7 +190,7 @@ final class WorkloadScene: @unchecked Sendable {
     }
 
     /// Completes everything, also what comes to wait meanwhile.
-    private func completeAll() { while eventCount > 0 { happen(0) } }
+    func completeAll() { while eventCount > 0 { happen(0) } }
 
     private func advance() {
         guard machine.execute(program[next]) else { preconditionFailure("\(program[next]) can't be executed") }
@@ -192,19 +213,46 @@ final class WorkloadScene: @unchecked Sendable {
 
     // MARK: Comparing
 
+    /// What the newest checkpoint holds.
+    func checkpointed() throws -> WorkloadModel {
+        let name = "\(runCount)"
+        let content: MemoryStore.Content
+        if let store = store as? MemoryStore {
+            guard let found = store.content(name) else { throw TestFailure("no checkpoint") }
+            content = found
+        } else {
+            content = try store.source(name).content()
+        }
+        guard let memory = content[MachineRecord.memoryRegion("ram")], let disk = content[MachineRecord.diskRegion("vda")],
+            let registers = content[MachineRecord.deviceStateRegionName].flatMap({ Registers(decoding: $0) })
+        else { throw TestFailure("a region is missing") }
+        return WorkloadModel(memory: memory, disk: disk, registers: registers)
+    }
+
     private func check(_ name: String) throws {
-        guard let content = store.content(name), let expected = machine.modelAtStop else { throw TestFailure("no checkpoint") }
-        if let difference = WorkloadModel.difference(content[MachineRecord.memoryRegion("ram")]!, expected.memory) {
-            throw TestFailure("the checkpointed memory: \(difference)")
-        }
-        if let difference = WorkloadModel.difference(content[MachineRecord.diskRegion("vda")]!, expected.disk) {
-            throw TestFailure("the checkpointed disk: \(difference)")
-        }
-        let state = content[MachineRecord.deviceStateRegionName]!
-        guard Registers(decoding: state) == expected.registers else {
-            throw TestFailure("the device state: \(Registers(decoding: state).map { "\($0)" } ?? "damaged"), not \(expected.registers)")
+        guard let expected = machine.modelAtStop else { throw TestFailure("the machine was never stopped") }
+        let found = try checkpointed()
+        if let difference = WorkloadModel.difference(found.memory, expected.memory) { throw TestFailure("the checkpointed memory: \(difference)") }
+        if let difference = WorkloadModel.difference(found.disk, expected.disk) { throw TestFailure("the checkpointed disk: \(difference)") }
+        guard found.registers == expected.registers else {
+            throw TestFailure("the device state: \(found.registers), not \(expected.registers)")
         }
         guard machine.disk.pendingRequests.isEmpty else { throw TestFailure("requests are stuck: \(machine.disk.pendingRequests)") }
         if let difference = machine.difference(diskContent: image.content) { throw TestFailure(difference) }
+    }
+}
+
+extension CheckpointSource {
+    /// All regions, whole.
+    func content() throws -> MemoryStore.Content {
+        var result: MemoryStore.Content = [:]
+        for summary in regions {
+            let region = try region(summary.name)
+            let pages = PageCount(covering: summary.byteLength)
+            var bytes = [UInt8](repeating: 0, count: pages.bytes.int)
+            try unsafe bytes.withUnsafeMutableBytes { try unsafe region.read(pages: PageIndex(UInt64(0))..<PageIndex(pages.rawValue), into: $0) }
+            result[summary.name] = Array(bytes.prefix(summary.byteLength.int))
+        }
+        return result
     }
 }
