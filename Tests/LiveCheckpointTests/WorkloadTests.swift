@@ -18,7 +18,7 @@ import VirtualDisks
 
     @Test func `long programs with many checkpoints leave all of them and the machine as the model says`() async throws {
         let first = UInt64.random(in: 0...UInt64(UInt32.max))
-        let count = WorkloadSize.scaled(300)
+        let count = WorkloadSize.scaled(600)
         print("seeds \(first) and \(count - 1) more")
         try await onPlainThread {
             for seed in first..<first + UInt64(count) { try RandomWorkload().run(seed: seed) }

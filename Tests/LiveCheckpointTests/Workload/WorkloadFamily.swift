@@ -90,7 +90,7 @@ struct WorkloadFamily: Sendable {
 
     /// Three requests; slots share pages.
     static let three = WorkloadFamily(
-        name: "three requests", programs: programs(3, WorkloadSize.isLong ? [0..<1, 1..<2] : [0..<1], slots: [0, 2, 1]),
+        name: "three requests", programs: programs(3, WorkloadSize.isQuick ? [0..<1] : [0..<1, 1..<2], slots: [0, 2, 1]),
         points: ChoicePoints(steps: [.stop, .reissueReads]))
 
     /// Four requests on one sector: order alone.
