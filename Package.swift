@@ -202,7 +202,7 @@ let package = Package(
         .testTarget(
             name: "LiveCheckpointTests",
             dependencies: [
-                "LiveCheckpoint", "VirtualDisks", "MachineMemory", "CheckpointCore", "CheckpointStore", "StoreFormat", "FaultHarness", "StoreTesting",
+                "LiveCheckpoint", "VirtualDisks", "MachineMemory", "CheckpointCore", "CheckpointStore", "StoreFormat", "FaultHarness", "StoreTesting", "CNBD",
                 "Media", "CLinux", "Threading", "Units",
             ],
             swiftSettings: strict),

@@ -23,6 +23,8 @@ final class CheckpointRun {
     private var isPaused = false
     private var isCommitted = false
     private(set) var hasClearedMarks = false
+    /// Why an overlay could not be written, if so.
+    let overlayFailure = Lock<EngineError?>(nil)
     private var steps: [LiveStep] = []
     private var times = Times()
     private var diskBytesRead: [String: ByteCount] = [:]
@@ -55,7 +57,14 @@ final class CheckpointRun {
     func take(into sink: any CheckpointSink) throws(EngineError) -> LiveCheckpointReport {
         self.sink = sink
         begin(.createOverlays)
-        for disk in machine.disks { disks.append(try disk.beginCheckpoint(overlay: try owner.makeOverlay(disk))) }
+        for disk in machine.disks {
+            disks.append(
+                try disk.beginCheckpoint(overlay: try owner.makeOverlay(disk)) { [overlayFailure] error in
+                    // The machine's requests wait from here on: what is under way ends, and the overlays are brought back.
+                    overlayFailure.withLock { $0 = $0 ?? error }
+                    sink.cancel()
+                })
+        }
         let regions = try prepareMemory(sink)
 
         let deviceState = try stop()
@@ -154,7 +163,7 @@ final class CheckpointRun {
 
     /// The device state with the outcomes of what was under way: known only now.
     private func settle(_ state: [UInt8], _ sink: any CheckpointSink) throws(EngineError) -> [UInt8] {
-        for disk in disks { disk.waitForPending() }
+        for disk in disks { disk.waitForOutcomes() }
         let settled = try machine.settledDeviceState(state)
         precondition(settled.count == state.count, "outcomes don't change the length of a state")
         if settled != state { try sink.putBlob(MachineRecord.deviceStateRegionName, settled) }

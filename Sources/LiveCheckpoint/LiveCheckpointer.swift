@@ -101,7 +101,8 @@ public final class LiveCheckpointer: Sendable {
 
     /// Puts everything back; the error says also what could not be.
     private func giveUp(_ run: CheckpointRun, _ error: EngineError) -> EngineError {
-        var error = error
+        // An overlay that fails cancels what is under way: it is the reason then.
+        var error = run.overlayFailure.withLock { $0 } ?? error
         for problem in run.undo() { error = error.adding(problem) }
         // After the marks were cleared nobody knows any more what this checkpoint would have saved.
         if run.hasClearedMarks { state.withLock { $0.parent = nil } }

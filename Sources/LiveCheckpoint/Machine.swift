@@ -29,7 +29,7 @@ public protocol Machine: Sendable {
     func resume() throws(EngineError)
     /// Everything but memory and disks, while it is stopped: processors, devices, the disk requests under way.
     func deviceState() throws(EngineError) -> [UInt8]
-    /// The same state with the outcomes of requests that were under way when it was captured, all of which have ended by now: at a restore
+    /// The same state with the outcomes of requests that were under way when it was captured, all of whose completions have returned: at a restore
     /// they are completed with these, and never executed again. It has the length of `state`.
     func settledDeviceState(_ state: [UInt8]) throws(EngineError) -> [UInt8]
 }

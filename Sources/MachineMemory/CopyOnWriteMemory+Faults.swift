@@ -83,22 +83,24 @@ extension CopyOnWriteMemory {
     }
 
     /// Notes that pages are about to be written by somebody whose writes don't trap: the next checkpoint wants them. Their originals for the
-    /// one under way are `preserve`'s affair.
+    /// one under way are `preserve`'s affair. Harmless after `close`.
     public func noteWrite(_ pages: Range<PageIndex>) {
-        let trap = requireTrap()
         state.withLock { state in
+            guard let trap = openTrap else { return }
             let range = units.units(of: pages)
+            units.announce(range)
             // Released, so that the machine does not fault as well; during a checkpoint originals come first.
-            if state.phase == .copying { units.setDirty(range, true) } else { releaseDirty(range, trap, &state) }
+            if state.phase != .copying { releaseDirty(range, trap, &state) }
         }
     }
 
     /// Forces the faults that writes to these pages would have [816]: for writes that don't trap, such as those of devices. Returns when
     /// they may be written. The pages count as written from here on. Waits where there is no room for copies. Between checkpoints: `noteWrite`.
+    /// Harmless after `close`.
     public func preserve(_ pages: Range<PageIndex>) {
-        let trap = requireTrap()
         for unit in units.units(of: pages) {
             state.waitFor { state -> Void? in
+                guard let trap = openTrap else { return () }
                 guard state.phase == .copying else {
                     releaseDirty(unit..<unit + 1, trap, &state)
                     return ()

@@ -119,15 +119,21 @@ public final class CopyOnWriteMemory: InstantMemory, CopyablePages {
     /// Ends all protection and the threads. Harmless to repeat.
     public func close() {
         cancel()
-        let trap = self.trap.withLock { trap in
-            defer { trap = nil }
-            return trap
+        // Devices may announce writes until the end: under the lock, so that none of them is using the trap.
+        let trap = state.withLock { _ in
+            self.trap.withLock { trap in
+                defer { trap = nil }
+                return trap
+            }
         }
         trap?.close()
     }
 
+    /// Nil after `close`.
+    var openTrap: WriteTrap? { trap.withLock { $0 } }
+
     func requireTrap() -> WriteTrap {
-        guard let trap = trap.withLock({ $0 }) else { preconditionFailure("memory that was closed takes no checkpoints") }
+        guard let trap = openTrap else { preconditionFailure("memory that was closed takes no checkpoints") }
         return trap
     }
 
@@ -155,7 +161,8 @@ public final class CopyOnWriteMemory: InstantMemory, CopyablePages {
         }
         do throws(EngineError) {
             if options.mostRounds > 0 {
-                if isUntracked { _ = try protect(PageRanges(memory.allPages), trap) }
+                // What devices are about to write may not have been touched yet.
+                if isUntracked { want(try protect(PageRanges(memory.allPages), trap, announcedOnly: true)) }
                 try runRounds(trap, isFull: isFull, isFirst: isUntracked)
             }
         } catch {
@@ -184,27 +191,31 @@ public final class CopyOnWriteMemory: InstantMemory, CopyablePages {
     }
 
     /// Protects pages, a piece at a time. Answers which were dirty: also those in gaps that have become so since somebody looked.
-    private func protect(_ pages: PageRanges, _ trap: WriteTrap) throws(EngineError) -> PageRanges {
+    /// - Parameter announcedOnly: answers only those that devices announced.
+    private func protect(_ pages: PageRanges, _ trap: WriteTrap, announcedOnly: Bool = false) throws(EngineError) -> PageRanges {
         var dirty: [Range<PageIndex>] = []
         for range in pages.longRuns(atLeast: PageCount(1), bridging: Self.gap).ranges {
             var start = range.lowerBound
             while start < range.upperBound {
                 let end = min(range.upperBound, memory.wholeUnits(start..<start + Self.piece).upperBound)
-                dirty += try state.withLock { _ throws(EngineError) in try protectLocked(start..<end, trap).ranges }
+                try state.withLock { _ throws(EngineError) in try protectLocked(start..<end, trap, announcedOnly, &dirty) }
                 start = end
             }
         }
         return PageRanges(dirty)
     }
 
-    /// Clears, then protects, under the lock: a fault comes before both or after both.
-    private func protectLocked(_ piece: Range<PageIndex>, _ trap: WriteTrap) throws(EngineError) -> PageRanges {
-        let dirty = units.takeDirty(units.units(of: piece))
+    /// Clears, then protects, under the lock: a fault comes before both or after both. Adds what was dirty to `dirty`; when it fails, all
+    /// of that is dirty again.
+    private func protectLocked(
+        _ piece: Range<PageIndex>, _ trap: WriteTrap, _ announcedOnly: Bool, _ dirty: inout [Range<PageIndex>]
+    ) throws(EngineError) {
+        dirty += units.takeDirty(units.units(of: piece), announcedOnly: announcedOnly).ranges
         do throws(EngineError) { try trap.protect(piece) } catch {
             units.setDirty(units.units(of: piece), true)
+            for range in dirty { units.announce(units.units(of: range)) }
             throw error
         }
-        return dirty
     }
 
     private func want(_ pages: PageRanges) {
@@ -223,20 +234,20 @@ public final class CopyOnWriteMemory: InstantMemory, CopyablePages {
             let isUnprepared = options.mostRounds == 0 && state.withLock { $0.isUntracked }
             if isUnprepared { try wantTouched() }
             // In one piece: who writes although the machine should stand still waits until the instant is over.
-            let dirty = try state.withLock { state throws(EngineError) in
+            let marked = try state.withLock { state throws(EngineError) in
                 var dirty: [Range<PageIndex>] = []
-                for range in units.dirtyPages().longRuns(atLeast: PageCount(1), bridging: Self.gap).ranges {
-                    dirty += try protectLocked(range, trap).ranges
+                let found = units.dirtyPages()
+                for range in found.longRuns(atLeast: PageCount(1), bridging: Self.gap).ranges {
+                    try protectLocked(range, trap, isUnprepared, &dirty)
                 }
-                let wanted = isUnprepared ? pending : PageRanges(dirty).union(pending)
-                let whole = wanted.wholeUnits(of: memory.pagesPerUnit.int)
+                let whole = PageRanges(dirty).union(pending).wholeUnits(of: memory.pagesPerUnit.int)
                 for range in whole.ranges { units.want(units.units(of: range)) }
                 state.wantedInStop = whole
                 state.phase = .copying
                 state.isUntracked = false
-                return PageRanges(dirty)
+                return found
             }
-            state.withLock { $0.report.stopPages = dirty.count }
+            state.withLock { $0.report.stopPages = marked.count }
             startCopyingAhead()
         } catch {
             cancel()
@@ -267,7 +278,8 @@ public final class CopyOnWriteMemory: InstantMemory, CopyablePages {
                 for unit in units.units(of: range) {
                     if let slot = units.slot(of: unit) { slots.giveBack(slot) }
                 }
-                if !isComplete { units.setDirty(units.units(of: range), true) }
+                // Some of them may be dirty because of what a device is still about to write.
+                if !isComplete { units.announce(units.units(of: range)) }
             }
             units.forgetAll()
             state.report.mostCopies = PageCount(slots.takeMostOut()) * memory.pagesPerUnit

@@ -2,6 +2,7 @@
 //
 // Invariants:
 // - `isDirty` is changed under its owner's lock alone. Claims are atomic and need no lock.
+// - A unit that a device is about to write is dirty, and stays announced until it is protected: nothing else says so before the write.
 // - A unit is settled when its original is safe (copied, or not wanted): only then may it be written.
 
 import CLiveMemory
@@ -22,6 +23,10 @@ struct UnitIndex: Quantity {
     private let dirty: UnsafeMutablePointer<UInt8>
     private let slots: UnsafeMutablePointer<UInt32>
 
+    /// Values of `dirty`; 0: clean. Announced units are dirty, too.
+    private static let dirtyMark: UInt8 = 1
+    private static let announcedMark: UInt8 = 2
+
     /// All units dirty: nothing is known of them yet; and settled: nobody wants them.
     init(_ memory: GuestMemory) {
         pagesPerUnit = memory.pagesPerUnit.rawValue
@@ -29,7 +34,7 @@ struct UnitIndex: Quantity {
         unsafe claims = .allocate(capacity: count)
         unsafe claims.initialize(repeating: UInt8(CK_SETTLED), count: count)
         unsafe dirty = .allocate(capacity: count)
-        unsafe dirty.initialize(repeating: 1, count: count)
+        unsafe dirty.initialize(repeating: Self.dirtyMark, count: count)
         unsafe slots = .allocate(capacity: count)
         unsafe slots.initialize(repeating: 0, count: count)
     }
@@ -53,12 +58,19 @@ struct UnitIndex: Quantity {
     func isDirty(_ unit: Int) -> Bool { unsafe dirty[unit] != 0 }
 
     func setDirty(_ units: Range<Int>, _ isDirty: Bool) {
-        unsafe (dirty + units.lowerBound).update(repeating: isDirty ? 1 : 0, count: units.count)
+        guard isDirty else { return unsafe (dirty + units.lowerBound).update(repeating: 0, count: units.count) }
+        for unit in units where unsafe dirty[unit] == 0 { unsafe dirty[unit] = Self.dirtyMark }
     }
 
+    /// A device is about to write some units: they are dirty, also if they look untouched.
+    func announce(_ units: Range<Int>) { unsafe (dirty + units.lowerBound).update(repeating: Self.announcedMark, count: units.count) }
+
     /// The dirty ones of some units, which are clean afterwards.
-    func takeDirty(_ range: Range<Int>) -> PageRanges {
-        let found = ranges(range) { unsafe dirty[$0] != 0 } emptyWord: { unsafe Self.word(dirty, $0) == 0 }
+    /// - Parameter announcedOnly: answers only those that were announced.
+    func takeDirty(_ range: Range<Int>, announcedOnly: Bool) -> PageRanges {
+        let least = announcedOnly ? Self.announcedMark : Self.dirtyMark
+        let bits = announcedOnly ? 0x0101_0101_0101_0101 &* UInt64(Self.announcedMark) : UInt64.max
+        let found = ranges(range) { unsafe dirty[$0] >= least } emptyWord: { unsafe Self.word(dirty, $0) & bits == 0 }
         setDirty(range, false)
         return found
     }

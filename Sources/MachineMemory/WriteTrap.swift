@@ -70,8 +70,16 @@ public final class WriteTrap: Sendable {
     }
 
     /// Lets pages be written again, and whoever waits for that go on.
+    ///
+    /// - Throws: `.ioFailed` when the system refuses, for instance because something else has been mapped in the place of a page. Some of the
+    ///   pages may be released then; whoever waits tries again.
     public func release(_ pages: Range<PageIndex>) throws(EngineError) {
-        try change(pages, isProtected: false)
+        do throws(EngineError) { try change(pages, isProtected: false) } catch {
+            // The system wakes nobody when it can't release all: those whose pages were released would wait for ever.
+            let (start, length) = address(of: pages)
+            ck_uffd_wake(userfault.number, start, length)
+            throw error
+        }
     }
 
     /// Lets whoever waits at a page go on when closing has begun: should that fail, the end of the trap does the same.

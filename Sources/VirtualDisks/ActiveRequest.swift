@@ -16,6 +16,8 @@ final class ActiveRequest: @unchecked Sendable {
         case settling
         /// Done; whoever submitted it is being told.
         case delivering
+        /// Whoever submitted it has been told.
+        case delivered
     }
 
     let id: RequestID
@@ -45,7 +47,7 @@ final class ActiveRequest: @unchecked Sendable {
     }
 
     var ruled: RuledRequest { RuledRequest(operation: operation, range: range, groups: groups) }
-    var isDone: Bool { phase == .delivering }
+    var isDone: Bool { phase == .delivering || phase == .delivered }
     /// Whether it is still to read or write by itself.
     var isUnderWay: Bool { phase == .waiting || phase == .issued }
     var summary: PendingRequest { PendingRequest(id: id, operation: operation, range: range, outcome: outcome) }
@@ -64,6 +66,8 @@ struct DiskState {
     var changed: GroupSet?
     var checkpoint: CheckpointProgress?
     var checkpointCount = 0
+    /// Hears of what reads are about to write.
+    var observer: (any DeviceWriteObserver)?
 }
 
 /// The checkpoint that is being taken.

@@ -36,6 +36,7 @@ public protocol CheckpointedMemory: Sendable {
 
 /// Hears of what devices are about to write, at any time: such writes don't trap, so that nothing else notes them.
 public protocol DeviceWriteObserver: Sendable {
-    /// A request that will write these pages is being submitted. Called by the submitting thread, before anything is done.
+    /// A request that will write these pages is being submitted, or was under way when the observer came. Called before `submit`, or
+    /// `VirtualDisk.watch`, returns.
     func willBeWritten(_ memory: GuestMemory, _ pages: Range<PageIndex>)
 }

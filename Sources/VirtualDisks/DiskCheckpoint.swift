@@ -91,6 +91,12 @@ public final class DiskCheckpoint: Sendable {
     /// Waits until everything that was pending is done. Not to be called by a completion.
     public func waitForPending() { wait { _ in true } }
 
+    /// Waits until whoever submitted what was pending has been told of its outcome. The machine runs, so that no completion has to wait for
+    /// it. Not to be called by a completion.
+    public func waitForOutcomes() {
+        disk.state.waitFor { state in (progress(state)?.pending ?? []).contains { $0.phase != .delivered } ? nil : () }
+    }
+
     /// Step 814: the machine goes on, or is about to within microseconds.
     /// - Parameter waited: whether `waitForPending` was called.
     public func memoryIsResumed(waited: Bool) {

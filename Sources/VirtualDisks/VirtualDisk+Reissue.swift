@@ -9,11 +9,13 @@ import CheckpointCore
 import Units
 
 extension VirtualDisk {
-    /// Issues a pending read again if the rules say so at this moment. It ends here when nothing is left to be waited for.
+    /// Issues a pending read again if the rules say so at this moment. It ends here when it has completed and nothing is left to be waited for.
     func considerReissue(_ request: ActiveRequest, at moment: ReissueMoment) {
-        guard let memory = state.withLock({ $0.checkpoint?.memory }), let buffer = request.buffer else { return settle(request) }
+        // While the machine goes on, a read that completes may be about to be issued again by another thread: only that one may end it.
+        func endUnlessReissued() { if moment == .originalCompleted { settle(request) } }
+        guard let memory = state.withLock({ $0.checkpoint?.memory }), let buffer = request.buffer else { return endUnlessReissued() }
         let isCopied = buffer.eachPage.contains { memory.wasCopied(buffer.memory, $0) }
-        guard rules.reissues(at: moment, anyPageCopied: isCopied) else { return settle(request) }
+        guard rules.reissues(at: moment, anyPageCopied: isCopied) else { return endUnlessReissued() }
         var source = view([])
         let isFirst = state.withLock { state in
             if rules.reissueSource == .ongoing { source.overlays = state.overlays }

@@ -18,7 +18,6 @@ public final class VirtualDisk: Sendable {
     let workers: any DiskWorkers
     let rules: any DiskRules
     let state = Lock(DiskState())
-    private let observer = Lock<(any DeviceWriteObserver)?>(nil)
 
     /// A disk whose content is the parent's.
     ///
@@ -47,9 +46,6 @@ public final class VirtualDisk: Sendable {
     @discardableResult
     public func submit(_ request: DiskRequest) -> RequestID {
         let range = Result { () throws(EngineError) in try request.checkedRange(geometry, place: name) }
-        if request.operation == .read, case .success = range, let buffer = request.buffer {
-            observer.withLock { $0 }?.willBeWritten(buffer.memory, buffer.pages)
-        }
         var id = RequestID(UInt64(0))
         act { state in
             state.requestCount += 1
@@ -59,14 +55,25 @@ public final class VirtualDisk: Sendable {
             // Noted before it happens: a write that fails may have changed something as well.
             if active.operation == .write { state.changed?.insert(active.groups) }
             state.requests.append(active)
-            return startable(&state)
+            // Under the lock that `watch` takes: whoever watches hears of every read, of those before it from `watch`.
+            return announcement(of: active, to: state.observer) + startable(&state)
         }
         if case .failure(let error) = range { request.completion(.failure(error)) }
         return id
     }
 
-    /// Tells somebody of the memory that reads are about to write, from now on; nil: nobody any more.
-    public func watch(_ observer: (any DeviceWriteObserver)?) { self.observer.withLock { $0 = observer } }
+    /// Tells somebody of the memory that reads are about to write, those under way among them, from now on; nil: nobody any more.
+    public func watch(_ observer: (any DeviceWriteObserver)?) {
+        act { state in
+            state.observer = observer
+            return state.requests.filter { !$0.isDone }.flatMap { announcement(of: $0, to: observer) }
+        }
+    }
+
+    private func announcement(of request: ActiveRequest, to observer: (any DeviceWriteObserver)?) -> [Action] {
+        guard let observer, request.operation == .read, let buffer = request.buffer else { return [] }
+        return [{ observer.willBeWritten(buffer.memory, buffer.pages) }]
+    }
 
     /// The requests whose completion has not returned yet, in issue order.
     public var pendingRequests: [PendingRequest] { state.withLock { $0.requests.map(\.summary) } }
@@ -165,6 +172,7 @@ public final class VirtualDisk: Sendable {
             {
                 request.completion(request.outcome!)
                 self.act { state in
+                    request.phase = .delivered
                     state.requests.removeAll { $0 === request }
                     return []
                 }

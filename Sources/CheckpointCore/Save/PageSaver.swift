@@ -23,7 +23,7 @@ package struct PageSaver: Sendable {
     /// More pieces than this of one span are put page by page, so that the store gathers them into one leaf.
     private static let mostPieces = 4
 
-    /// Copies each page once, saves it from the copy, and returns when all are saved. Memory: 2 MiB for each worker.
+    /// Copies each page once, saves it from the copy, and returns when all are saved. Memory: the longest piece, at most 2 MiB, for each worker.
     ///
     /// - Parameter progress: told how many pages are done, on the workers' threads.
     /// - Throws: the first error of the memory or the region; the other workers then stop.
@@ -33,8 +33,10 @@ package struct PageSaver: Sendable {
         let spans = Self.spans(pages)
         guard !spans.isEmpty else { return }
         let state = Lock((next: 0, done: PageCount.zero, failure: EngineError?.none))
+        // Small saves are frequent, and providing a whole span's memory takes longer than they do.
+        let longest = spans.joined().reduce(PageCount.zero) { max($0, $1.upperBound - $1.lowerBound) }
         let work: @Sendable () -> Void = {
-            let buffer = PageBuffer(pages: PageCount(pagesPerSpan))
+            let buffer = PageBuffer(pages: longest)
             while let index = state.withLock({ state -> Int? in
                 guard state.failure == nil, state.next < spans.count else { return nil }
                 defer { state.next += 1 }
