@@ -137,7 +137,7 @@ extension ReferenceMachineTests {
             let seed = printedSeed()
             try await onPlainThread {
                 var random = SeededGenerator(seed: seed)
-                let text = (0..<1500).map { _ in UInt8(ascii: "A") + UInt8(random.below(26)) }
+                let text = (0..<12000).map { _ in UInt8(ascii: "A") + UInt8(random.below(26)) }
                 let memory = try Workload.memory()
                 let machine = try ReferenceMachine("ports", memory: [memory], program: .echo())
                 try machine.sendSerialInput(text + [UInt8(ascii: ".")])
