@@ -24,4 +24,18 @@ import VirtualDisks
             for seed in first..<first + UInt64(count) { try RandomWorkload().run(seed: seed) }
         }
     }
+
+    @Test func `machines at work on threads of their own are checkpointed right, again and again`() async throws {
+        let first = UInt64.random(in: 0...UInt64(UInt32.max))
+        let count = WorkloadSize.scaled(20)
+        print("seeds \(first) and \(count - 1) more")
+        try await onPlainThread {
+            for seed in first..<first + UInt64(count) {
+                let scene = try FailureScene(seed: seed)
+                for number in 0..<12 { try scene.succeed("\(number)") }
+                guard scene.runner.makesProgress() else { throw TestFailure("seed \(seed): the machine does not go on") }
+                try scene.finish()
+            }
+        }
+    }
 }
