@@ -2,7 +2,8 @@
 //
 // Invariants:
 // - A slot that was taken is its taker's until it is given back.
-// - At most `limit` slots are out at any time, but for those that are taken beyond it; the memory of all that were ever out is kept for the next checkpoint until `trim`.
+// - At most `limit` slots are out at any time, but for those that are taken beyond it; the memory of all that were ever out is kept for
+//   the next checkpoint until `trim`.
 
 import CLiveMemory
 import CheckpointCore

@@ -174,7 +174,9 @@ private final class ListeningMachine: Machine {
             defer { checkpointer.close() }
             try checkpointer.checkpoint("one")
             completing.withLock { $0 }?.join()
-            guard machine.toldWhenAsked.withLock({ $0 }) == 3 else { throw TestFailure("told \(machine.toldWhenAsked.withLock { $0 }) of 3 outcomes") }
+            guard machine.toldWhenAsked.withLock({ $0 }) == 3 else {
+                throw TestFailure("told \(machine.toldWhenAsked.withLock { $0 }) of 3 outcomes")
+            }
         }
     }
 
@@ -205,7 +207,9 @@ private final class ListeningMachine: Machine {
             _ = try sink.commit()
             try memory.finish()
             guard isInTime else { throw TestFailure("the device waited for the store") }
-            if let difference = WorkloadModel.difference(store.content("one")!["ram"]!, [UInt8](repeating: 1, count: ram.byteLength.int)) { throw TestFailure(difference) }
+            if let difference = WorkloadModel.difference(store.content("one")!["ram"]!, [UInt8](repeating: 1, count: ram.byteLength.int)) {
+                throw TestFailure(difference)
+            }
         }
     }
 

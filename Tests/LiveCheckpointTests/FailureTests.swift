@@ -109,9 +109,13 @@ import Units
             guard (1..<32).contains(failed.count), outcomes.withLock({ list in failed.allSatisfy { list[$0] == .noSpace } }), report.unfinished.isEmpty else {
                 throw TestFailure("failed \(failed), \(report.unfinished)")
             }
-            guard try scratch.data.source("one").content()["disk:vda"] == [UInt8](repeating: 1, count: count) else { throw TestFailure("the checkpoint's disk") }
+            guard try scratch.data.source("one").content()["disk:vda"] == [UInt8](repeating: 1, count: count) else {
+                throw TestFailure("the checkpoint's disk")
+            }
             var expected = [UInt8](repeating: 1, count: count)
-            for group in 0..<32 where !failed.contains(group) { expected.replaceSubrange(group * 65536..<group * 65536 + 4096, with: repeatElement(2, count: 4096)) }
+            for group in 0..<32 where !failed.contains(group) {
+                expected.replaceSubrange(group * 65536..<group * 65536 + 4096, with: repeatElement(2, count: 4096))
+            }
             if let difference = WorkloadModel.difference(image.content, expected) { throw TestFailure(difference) }
             // The machine tries again, as drivers do.
             for group in failed { write(group) }
@@ -228,7 +232,9 @@ import Units
                 _ = try LiveCheckpointer(
                     QuietMachine([try unsafe GuestMemory("ram", adopting: mapped)], [disk]), store: scratch.data, overlayFolder: scratch.scratch.folder)
             }
-            guard refused?.code == .unsupported, refused?.remedy.isEmpty == false else { throw TestFailure("\(refused.map { "\($0)" } ?? "accepted")") }
+            guard refused?.code == .unsupported, refused?.remedy.isEmpty == false else {
+                throw TestFailure("\(refused.map { "\($0)" } ?? "accepted")")
+            }
 
             let bytes = unsafe UnsafeMutableRawBufferPointer(start: mmap(nil, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), count: 65536)
             defer { unsafe munmap(bytes.baseAddress!, bytes.count) }
