@@ -33,9 +33,9 @@ extension CopyOnWriteMemory {
     }
 
     /// Secures a unit's original, or waits until a saver has. False when there is no room.
-    private func keep(_ unit: Int, _ state: inout State) -> Bool {
+    private func keep(_ unit: Int, _ state: inout State, beyondLimit: Bool = false) -> Bool {
         guard !units.isSettled(unit) else { return true }
-        guard let slot = slots.take() else {
+        guard let slot = slots.take(beyondLimit: beyondLimit) else {
             // A saver that has claimed it needs no room.
             return units.isSettled(unit)
         }
@@ -95,19 +95,14 @@ extension CopyOnWriteMemory {
     }
 
     /// Forces the faults that writes to these pages would have [816]: for writes that don't trap, such as those of devices. Returns when
-    /// they may be written. The pages count as written from here on. Waits where there is no room for copies. Between checkpoints: `noteWrite`.
-    /// Harmless after `close`.
+    /// they may be written. The pages count as written from here on. Copies beyond their limit where it is reached: who asks may be a thread that
+    /// completes what saving waits for [822]. Between checkpoints: `noteWrite`. Harmless after `close`.
     public func preserve(_ pages: Range<PageIndex>) {
-        for unit in units.units(of: pages) {
-            state.waitFor { state -> Void? in
-                guard let trap = openTrap else { return () }
-                guard state.phase == .copying else {
-                    releaseDirty(unit..<unit + 1, trap, &state)
-                    return ()
-                }
-                guard keep(unit, &state) else { return nil }
+        state.withLock { state in
+            guard let trap = openTrap else { return }
+            for unit in units.units(of: pages) {
+                if state.phase == .copying, !keep(unit, &state, beyondLimit: true) { preconditionFailure("there is a slot for each unit") }
                 releaseDirty(unit..<unit + 1, trap, &state)
-                return ()
             }
         }
     }

@@ -8,7 +8,7 @@
 // - A unit that is written after the instant is copied aside first if the checkpoint wants it and it has not been saved; each original is
 //   copied at most once, by the fault's thread or by a saver, whoever claims it.
 // - A unit is clean only if it is protected: under the lock, "dirty" is set before a unit is released, and cleared before it is protected.
-// - Faults are answered in every phase, after errors as well; no thread waits for a store, unless copies have reached their limit.
+// - Faults are answered in every phase, after errors as well; no thread but writers' waits for a store, and they when copies have reached their limit.
 // - Given up or failed checkpoints leave what they wanted dirty, so that the next one has it.
 
 import CheckpointCore
@@ -29,7 +29,8 @@ public final class CopyOnWriteMemory: InstantMemory, CopyablePages {
         public var keepsProtection = true
         /// How many pages are released with one fault at most, when a writer goes through memory in order.
         public var longestWindow = PageCount(64)
-        /// Memory for originals that were written before they were saved. A writer that would exceed it waits for the store.
+        /// Memory for originals that were written before they were saved. A writer that would exceed it waits for the store; devices
+        /// don't: what the store is waiting for may be theirs.
         public var copyLimit: ByteCount?
         /// Rounds of protection ahead of the stop; none: everything is protected in the stop.
         public var mostRounds = 8
@@ -102,7 +103,8 @@ public final class CopyOnWriteMemory: InstantMemory, CopyablePages {
         self.options = options
         units = UnitStates(memory)
         let limit = options.copyLimit.map { Int($0.rawValue / memory.unit.rawValue) } ?? units.count
-        slots = try CopySlots(unit: memory.unit, limit: min(limit, units.count), provided: Self.keptCopies, place: memory.name)
+        slots = try CopySlots(
+            unit: memory.unit, count: units.count, limit: min(limit, units.count), provided: Self.keptCopies, place: memory.name)
         let longest = memory.pages == .huge ? 1 : max(1, Int(options.longestWindow.rawValue))
         state = Lock(State(windows: FaultWindows(longest: longest)))
         trap = Lock(nil)

@@ -2,7 +2,8 @@
 //
 // Invariants:
 // - A slot that was taken is its taker's until it is given back.
-// - At most `limit` slots are out at any time; the memory of all that were ever out is kept for the next checkpoint until `trim`.
+// - At most `limit` slots are out at any time, but for those that are taken beyond it; the memory of all that were ever out is kept for
+//   the next checkpoint until `trim`.
 
 import CLiveMemory
 import CheckpointCore
@@ -34,20 +35,21 @@ struct CopySlot: Quantity {
     }
 
     /// - Parameters:
-    ///   - limit: how many slots there may be; address space is taken for them, memory when they are used.
+    ///   - count: how many slots there are; address space is taken for them, memory when they are used.
+    ///   - limit: how many of them may be out before their takers have to wait.
     ///   - provided: bytes that are there from the start, so that the first faults don't wait for memory.
-    init(unit: ByteCount, limit: Int, provided: ByteCount, place: String) throws(EngineError) {
+    init(unit: ByteCount, count slotCount: Int, limit: Int, provided: ByteCount, place: String) throws(EngineError) {
         unitBytes = unit.int
         self.limit = max(1, limit)
-        length = (self.limit * unit.int + (2 << 20) - 1) / (2 << 20) * (2 << 20)
+        length = (slotCount * unit.int + (2 << 20) - 1) / (2 << 20) * (2 << 20)
         let memory = unsafe mmap(nil, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         guard let memory = unsafe memory, unsafe memory != MAP_FAILED else {
-            throw EngineError(system: "find room for copies of \(limit) pages", errno, place: place)
+            throw EngineError(system: "find room for copies of \(slotCount) pages", errno, place: place)
         }
         unsafe base = memory
         state = Lock(State())
         unsafe madvise(memory, length, MADV_HUGEPAGE)
-        let count = min(length, provided.int)
+        let count = min(length, self.limit * unit.int, provided.int)
         if count > 0, unsafe ck_populate(memory, count, true) != 0 {
             unsafe munmap(memory, length)
             throw EngineError(.noMemory, "can't get \(count) bytes for copies of pages", remedy: "Free some memory.", place: place)
@@ -57,9 +59,10 @@ struct CopySlot: Quantity {
     deinit { unsafe munmap(base, length) }
 
     /// A free slot; nil when the limit is reached.
-    func take() -> CopySlot? {
+    /// - Parameter beyondLimit: for those who can't wait. There are as many slots as units, and each unit is copied once at most.
+    func take(beyondLimit: Bool = false) -> CopySlot? {
         state.withLock { state in
-            guard state.isOut < limit else { return nil }
+            guard state.isOut < limit || beyondLimit else { return nil }
             state.isOut += 1
             state.mostOut = max(state.mostOut, state.isOut)
             if let slot = state.free.popLast() { return slot }

@@ -20,7 +20,9 @@ import VirtualDisks
                 scene.require(scene.image.content == parent, "the disk of the instant is modified")
             }
             try scene.checkpoint([.reissueReads: work, .waitForReads: work, .saveMemory: work, .clearMarks: work, .copyDisks: work, .recordDisks: work])
-            guard scene.machine.registers.counter > scene.machine.modelAtStop!.registers.counter + 30 else { throw TestFailure("the machine did not go on") }
+            guard scene.machine.registers.counter > scene.machine.modelAtStop!.registers.counter + 30 else {
+                throw TestFailure("the machine did not go on")
+            }
         }
     }
 
@@ -71,7 +73,9 @@ import VirtualDisks
                 .switchDisks: { scene.require(!scene.isRunning && !isStored.withLock { $0 }, "captured, not stored") },
                 .reissueReads: { scene.execute(.touch(page: 1)) },
             ])
-            guard isStored.withLock({ $0 }), try scene.checkpointed().registers.counter == counter else { throw TestFailure("another state is stored") }
+            guard isStored.withLock({ $0 }), try scene.checkpointed().registers.counter == counter else {
+                throw TestFailure("another state is stored")
+            }
         }
     }
 
@@ -93,7 +97,9 @@ import VirtualDisks
             let written = (buffer(before, 0), buffer(before, 1))
             guard checkpoint.sectors(0..<1) == written.0, ongoing.sectors(0..<1) == written.0 else { throw TestFailure("the pending write") }
             guard checkpoint.sectors(2..<3) == before.sectors(2..<3), ongoing.sectors(2..<3) == written.1 else { throw TestFailure("the new write") }
-            guard buffer(checkpoint, 3) == before.sectors(8..<9), buffer(ongoing, 3) == before.sectors(8..<9) else { throw TestFailure("the pending read") }
+            guard buffer(checkpoint, 3) == before.sectors(8..<9), buffer(ongoing, 3) == before.sectors(8..<9) else {
+                throw TestFailure("the pending read")
+            }
             guard buffer(checkpoint, 4) == buffer(before, 4), buffer(ongoing, 4) == before.sectors(16..<17) else { throw TestFailure("the new read") }
         }
     }
@@ -144,7 +150,9 @@ import VirtualDisks
             let before = scene.machine.model
             // All that is below is brought before a single page has been saved.
             try scene.checkpoint([.saveDeviceState: { for slot in 0..<scene.machine.layout.slotCount { scene.perform(.read, slot..<slot + 3, slot: slot) } }])
-            guard try scene.checkpointed().memory == before.memory, scene.machine.model.memory != before.memory else { throw TestFailure("new reads are in it") }
+            guard try scene.checkpointed().memory == before.memory, scene.machine.model.memory != before.memory else {
+                throw TestFailure("new reads are in it")
+            }
         }
     }
 

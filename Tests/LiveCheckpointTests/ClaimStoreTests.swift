@@ -35,8 +35,12 @@ import Units
         defer { store.close() }
         for (name, model) in expected {
             let content = try StoreBackedDataStore(store).source(name).content()
-            if let difference = WorkloadModel.difference(content["memory:ram"]!, model.memory) { throw TestFailure("\(locator), \(name): memory: \(difference)") }
-            if let difference = WorkloadModel.difference(content["disk:vda"]!, model.disk) { throw TestFailure("\(locator), \(name): disk: \(difference)") }
+            if let difference = WorkloadModel.difference(content["memory:ram"]!, model.memory) {
+                throw TestFailure("\(locator), \(name): memory: \(difference)")
+            }
+            if let difference = WorkloadModel.difference(content["disk:vda"]!, model.disk) {
+                throw TestFailure("\(locator), \(name): disk: \(difference)")
+            }
             guard Registers(decoding: content["state:devices"]!) == model.registers else { throw TestFailure("\(locator), \(name): other registers") }
         }
     }
@@ -57,7 +61,9 @@ import Units
             defer { unsafe unlink(path) }
             try Self.keepCheckpoints(at: try Locator(kind: .file, target: path))
             var status = stat()
-            guard unsafe stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFREG, status.st_mode & 0o777 == 0o600 else { throw TestFailure("no file of ours") }
+            guard unsafe stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFREG, status.st_mode & 0o777 == 0o600 else {
+                throw TestFailure("no file of ours")
+            }
         }
     }
 

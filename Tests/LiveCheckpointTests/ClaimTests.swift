@@ -107,7 +107,9 @@ import VirtualDisks
             scene.perform(.write, 3..<5, slot: 0)
             try scene.checkpoint()
             let restore = try MachineRestore(try scratch.data.source("1"))
-            guard restore.record.disks.map(\.name) == ["vda"], restore.record.disks[0].region == "disk:vda" else { throw TestFailure("\(restore.record.disks)") }
+            guard restore.record.disks.map(\.name) == ["vda"], restore.record.disks[0].region == "disk:vda" else {
+                throw TestFailure("\(restore.record.disks)")
+            }
             let expected = scene.machine.modelAtStop!.disk
             let content = Lock([UInt8](repeating: 0, count: expected.count))
             unsafe try restore.disk("vda") { (offset, bytes) throws(EngineError) in
@@ -159,7 +161,9 @@ import VirtualDisks
                 .waitForAllRequests: { scene.require(!scene.isRunning && scene.machine.disk.pendingRequests.count == 3, "it stands still, all are pending") },
                 .resume: { scene.require(scene.machine.disk.pendingRequests.isEmpty, "requests are pending as the machine goes on") },
             ])
-            guard report.steps.contains(.waitForAllRequests), !report.steps.contains(.reissueReads) else { throw TestFailure("steps \(report.steps)") }
+            guard report.steps.contains(.waitForAllRequests), !report.steps.contains(.reissueReads) else {
+                throw TestFailure("steps \(report.steps)")
+            }
             scene.consume(0, 3, 4)
             // The other way round, and side by side, nothing has to wait.
             scene.submit(.write, 0..<1, slot: 0)

@@ -174,7 +174,42 @@ private final class ListeningMachine: Machine {
             defer { checkpointer.close() }
             try checkpointer.checkpoint("one")
             completing.withLock { $0 }?.join()
-            guard machine.toldWhenAsked.withLock({ $0 }) == 3 else { throw TestFailure("told \(machine.toldWhenAsked.withLock { $0 }) of 3 outcomes") }
+            guard machine.toldWhenAsked.withLock({ $0 }) == 3 else {
+                throw TestFailure("told \(machine.toldWhenAsked.withLock { $0 }) of 3 outcomes")
+            }
+        }
+    }
+
+    @Test func `a device is not kept waiting for room for copies`() async throws {
+        try await onPlainThread {
+            let ram = try GuestMemory("ram", byteLength: .kibibytes(64), sharing: .shared)
+            unsafe memset(ram.bytes.baseAddress!, 1, ram.bytes.count)
+            var options = CopyOnWriteMemory.Options()
+            options.copyLimit = ByteCount(pageSize)
+            let memory = try CopyOnWriteMemory(ram, options: options)
+            defer { memory.close() }
+            try memory.prepare(isFull: true)
+            try memory.mark()
+            // The only copy that the limit allows, and more of them: nothing is being saved that could make room.
+            unsafe ram.bytes.storeBytes(of: 2, toByteOffset: 0, as: UInt8.self)
+            let isDone = Lock(false)
+            let device = PlainThread {
+                memory.preserve(PageIndex(3)..<PageIndex(9))
+                unsafe memset(ram.deviceBytes.baseAddress! + 3 * pageSize, 2, 6 * pageSize)
+                isDone.withLock { $0 = true }
+                isDone.wake()
+            }
+            let isInTime = isDone.waitFor(milliseconds: 5000) { $0 ? () : nil } != nil
+            let store = MemoryStore()
+            let sink = try store.begin("one", parent: nil)
+            try memory.save(into: try sink.addRegion("ram", kind: .memory, byteLength: ram.byteLength), hasParent: false, workers: 1) { _, _ in }
+            device?.join()
+            _ = try sink.commit()
+            try memory.finish()
+            guard isInTime else { throw TestFailure("the device waited for the store") }
+            if let difference = WorkloadModel.difference(store.content("one")!["ram"]!, [UInt8](repeating: 1, count: ram.byteLength.int)) {
+                throw TestFailure(difference)
+            }
         }
     }
 

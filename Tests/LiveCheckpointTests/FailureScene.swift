@@ -63,8 +63,12 @@ final class FailureScene: Sendable {
     }
 
     func checkUnharmed(_ name: String) throws {
-        guard try !scratch.scratch.store.snapshot().checkpoints().contains(where: { $0.name == name }) else { throw TestFailure("\(name) is in the store") }
-        guard machine.disk.state.withLock({ $0.overlays.isEmpty && $0.checkpoint == nil }) else { throw TestFailure("\(name): the disk has an overlay") }
+        guard try !scratch.scratch.store.snapshot().checkpoints().contains(where: {
+            $0.name == name }) else { throw TestFailure("\(name) is in the store")
+        }
+        guard machine.disk.state.withLock({ $0.overlays.isEmpty && $0.checkpoint == nil }) else {
+            throw TestFailure("\(name): the disk has an overlay")
+        }
         let left = try FileManager.default.contentsOfDirectory(atPath: overlayFolder).filter { $0.hasSuffix(".cow") }
         guard left.isEmpty else { throw TestFailure("\(name) leaves \(left)") }
         guard runner.makesProgress() else { throw TestFailure("\(name): the machine does not go on") }

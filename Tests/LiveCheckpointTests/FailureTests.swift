@@ -82,6 +82,48 @@ import Units
         }
     }
 
+    @Test(.enabled(if: Mount.isAvailable, "needs root"))
+    func `an overlay that becomes full fails the writes that it has no room for, and nothing else`() async throws {
+        try await onPlainThread {
+            let scratch = try LiveScratch()
+            let mount = try Mount("tmpfs", ["-t", "tmpfs", "-o", "size=512k"])
+            let count = 2 << 20
+            let image = HeldImage([UInt8](repeating: 1, count: count))
+            image.state.withLock { $0.holds = false }
+            let disk = try VirtualDisk("vda", parent: image, workers: HeldJobs())
+            let ram = try GuestMemory("ram", byteLength: .kibibytes(16), sharing: .shared)
+            unsafe memset(ram.bytes.baseAddress!, 2, ram.bytes.count)
+            let outcomes = Lock<[EngineError.Code?]>([])
+            let write: @Sendable (Int) -> Void = { group in
+                disk.submit(
+                    DiskRequest(.write, at: DiskOffset(group * 65536), GuestBuffer(ram, offset: .zero, byteCount: .kibibytes(4))) { result in
+                        let code: EngineError.Code? = if case .failure(let error) = result { error.code } else { nil }
+                        outcomes.withLock { $0.append(code) }
+                    })
+            }
+            var options = LiveCheckpointer.Options()
+            options.step = { step in if step == .saveDeviceState { for group in 0..<32 { write(group) } } }
+            let checkpointer = try LiveCheckpointer(QuietMachine([ram], [disk]), store: scratch.data, overlayFolder: mount.path, options: options)
+            let report = try checkpointer.checkpoint("one")
+            let failed = outcomes.withLock { list in list.indices.filter { list[$0] != nil } }
+            guard (1..<32).contains(failed.count), outcomes.withLock({ list in failed.allSatisfy { list[$0] == .noSpace } }), report.unfinished.isEmpty else {
+                throw TestFailure("failed \(failed), \(report.unfinished)")
+            }
+            guard try scratch.data.source("one").content()["disk:vda"] == [UInt8](repeating: 1, count: count) else {
+                throw TestFailure("the checkpoint's disk")
+            }
+            var expected = [UInt8](repeating: 1, count: count)
+            for group in 0..<32 where !failed.contains(group) {
+                expected.replaceSubrange(group * 65536..<group * 65536 + 4096, with: repeatElement(2, count: 4096))
+            }
+            if let difference = WorkloadModel.difference(image.content, expected) { throw TestFailure(difference) }
+            // The machine tries again, as drivers do.
+            for group in failed { write(group) }
+            guard outcomes.withLock({ $0.dropFirst(32).allSatisfy { $0 == nil } }) else { throw TestFailure("the disk can't be written") }
+            if let error = checkpointer.close() { throw error }
+        }
+    }
+
     @Test func `an image that can't be read`() async throws {
         try await onPlainThread {
             let scene = try FailureScene(seed: Self.seed())
@@ -190,7 +232,9 @@ import Units
                 _ = try LiveCheckpointer(
                     QuietMachine([try unsafe GuestMemory("ram", adopting: mapped)], [disk]), store: scratch.data, overlayFolder: scratch.scratch.folder)
             }
-            guard refused?.code == .unsupported, refused?.remedy.isEmpty == false else { throw TestFailure("\(refused.map { "\($0)" } ?? "accepted")") }
+            guard refused?.code == .unsupported, refused?.remedy.isEmpty == false else {
+                throw TestFailure("\(refused.map { "\($0)" } ?? "accepted")")
+            }
 
             let bytes = unsafe UnsafeMutableRawBufferPointer(start: mmap(nil, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), count: 65536)
             defer { unsafe munmap(bytes.baseAddress!, bytes.count) }

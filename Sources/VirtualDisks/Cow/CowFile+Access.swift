@@ -103,7 +103,7 @@ extension CowFile {
             unsafe copy.bytes.copyMemory(from: base)
         }
         unsafe copy.part(range).copyMemory(from: bytes)
-        let slot = state.withLock { $0.map.take() }
+        let slot = try takeSlot()
         do throws(EngineError) {
             unsafe try storage.write(at: layout.start(of: slot), UnsafeRawBufferPointer(copy.bytes))
         } catch {
@@ -111,6 +111,29 @@ extension CowFile {
             throw error
         }
         state.withLock { $0.map.assign(group, to: slot, Self.hashes(of: copy, count: count)) }
+    }
+
+    /// A slot to write to. The map pages of a new chunk get their room before anybody uses its slots.
+    private func takeSlot() throws(EngineError) -> SlotIndex {
+        let (slot, chunk): (SlotIndex?, ChunkIndex) = state.waitFor { state in
+            if let slot = state.map.take() { return (slot, state.map.nextChunk) }
+            guard !state.isGrowing else { return nil }
+            state.isGrowing = true
+            return (nil, state.map.nextChunk)
+        }
+        if let slot { return slot }
+        let growth = Result { () throws(EngineError) in
+            try storage.provide(layout.mapPage(chunk, twin: 0), bytes: 2 * CowLayout.mapPageSize)
+        }
+        let added: SlotIndex? = state.withLock { state in
+            state.isGrowing = false
+            guard case .success = growth else { return nil }
+            state.map.addChunk()
+            return state.map.take()
+        }
+        state.wake()
+        try growth.get()
+        return added!
     }
 
     /// Reads whole blocks and verifies them.

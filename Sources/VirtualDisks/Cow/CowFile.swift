@@ -6,6 +6,7 @@
 // - After a crash at any moment the file is what the last completed flush left, or a flush that was under way.
 // - Bytes that are read are those that were written, or an error is thrown.
 // - After a failed flush nothing is known about what is durable: every later write and flush fails.
+// - Headers and map pages have their room before they are needed: where there is none left for groups, flushes and merges succeed all the same.
 // - A group is read and written by one thread at a time. While a flush takes its picture of the map, nobody writes.
 
 import CheckpointCore
@@ -38,6 +39,8 @@ public final class CowFile: Sendable {
         var writerCount = 0
         var isFlushing = false
         var isTakingSnapshot = false
+        /// Somebody is making room for another chunk.
+        var isGrowing = false
         var failure: EngineError?
     }
 
@@ -66,6 +69,7 @@ public final class CowFile: Sendable {
     public static func create(
         on storage: any CowStorage, geometry: DiskGeometry, parent: OverlayID? = nil
     ) throws(EngineError) -> CowFile {
+        try storage.provide(CowLayout.header(pair: 0, copy: 0), bytes: Int(CowLayout.headerAreaSize))
         let file = CowFile(storage, id: .random(), CowMap(CowLayout(geometry)), FileState(map: CowMap(CowLayout(geometry)), parent: parent))
         try file.flush()
         return file

@@ -55,15 +55,18 @@ struct CowMap: Sendable {
     func isFresh(_ slot: SlotIndex) -> Bool { fresh.contains(slot) }
     func hashes(of slot: SlotIndex) -> [Hash128] { slots[slot.int].hashes }
 
-    /// A slot to write a group's content into, which nobody else gets until it is assigned or given back.
-    mutating func take() -> SlotIndex {
-        if let slot = free.popLast() { return slot }
-        let chunk = ChunkIndex(chunks.count)
+    /// A slot to write a group's content into, which nobody else gets until it is assigned or given back; nil when another chunk is needed.
+    mutating func take() -> SlotIndex? { free.popLast() }
+
+    /// The chunk that `addChunk` would add.
+    var nextChunk: ChunkIndex { ChunkIndex(chunks.count) }
+
+    mutating func addChunk() {
+        let chunk = nextChunk
         chunks.append(Chunk())
         changed.insert(chunk)
         slots.append(contentsOf: repeatElement(CowSlot(), count: layout.slotsPerChunk))
-        free = layout.slots(of: chunk).reversed().map { SlotIndex($0) }
-        return free.removeLast()
+        free += layout.slots(of: chunk).reversed().map { SlotIndex($0) }
     }
 
     mutating func giveBack(_ slot: SlotIndex) { free.append(slot) }

@@ -23,6 +23,15 @@ public protocol CowStorage: Sendable {
     func remove() throws(EngineError)
 }
 
+extension CowStorage {
+    /// Writes zeros where nothing has been written yet, so that there is room for what is written there later.
+    /// - Throws: `.noSpace`; nothing that counts has changed then.
+    func provide(_ start: MediumOffset, bytes: Int) throws(EngineError) {
+        let zeros = PrivateBytes(bytes)
+        unsafe try write(at: start, UnsafeRawBufferPointer(zeros.bytes))
+    }
+}
+
 /// A file on any file system, of one user at a time: a recovery can't meet a machine that is still at work on it.
 final class CowFileStorage: CowStorage {
     let name: String

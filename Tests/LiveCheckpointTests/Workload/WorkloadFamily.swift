@@ -2,6 +2,7 @@
 
 import FaultHarness
 import Foundation
+import LiveCheckpoint
 import Threading
 import Units
 import VirtualDisks
@@ -85,7 +86,7 @@ struct WorkloadFamily: Sendable {
     /// Two requests: the same sector, its neighbour in the group, one across the border of two groups; before, in and after the stop.
     static let instant = WorkloadFamily(
         name: "two requests around the instant", programs: programs(2, [0..<1, 1..<2, 7..<9], slots: [0, 1]),
-        points: ChoicePoints(steps: WorkloadSize.isLong ? [.stop, .captureDeviceState, .reissueReads, .saveDeviceState] : [.stop, .captureDeviceState, .reissueReads]),
+        points: ChoicePoints(steps: Set<LiveStep>([.stop, .captureDeviceState, .reissueReads]).union(WorkloadSize.isLong ? [.saveDeviceState] : [])),
         effects: WorkloadSize.isQuick ? [.atCompletion] : [.atIssue, .atCompletion])
 
     /// Three requests; slots share pages.

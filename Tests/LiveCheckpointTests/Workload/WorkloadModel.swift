@@ -41,7 +41,9 @@ struct WorkloadModel: Sendable, Equatable {
     static func difference(_ found: [UInt8], _ expected: [UInt8]) -> String? {
         guard found.count == expected.count else { return "\(found.count) bytes, not \(expected.count)" }
         // A comparison of arrays takes a hundred times as long in debug builds.
-        let isEqual = unsafe found.withUnsafeBytes { found in unsafe expected.withUnsafeBytes { unsafe memcmp(found.baseAddress!, $0.baseAddress!, $0.count) } } == 0
+        let isEqual = unsafe found.withUnsafeBytes { found in
+            unsafe expected.withUnsafeBytes { unsafe memcmp(found.baseAddress!, $0.baseAddress!, $0.count) == 0 }
+        }
         guard !isEqual, let index = found.indices.first(where: { found[$0] != expected[$0] }) else { return nil }
         return "byte \(index) (page \(index / pageSize) + \(index % pageSize), sector \(index / sectorSize)) is \(found[index]), not \(expected[index])"
     }
