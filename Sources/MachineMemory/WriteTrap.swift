@@ -187,19 +187,24 @@ private struct ProcessorFollower {
     private var thread: UInt32 = 0
     private var processor: Int32 = -1
     private var faults = 0
+    /// How many faults pass between two looks at where a thread runs: a look costs as much as a fault. More while it stays where it is.
+    private var interval = shortest
 
-    /// How many faults of one thread pass between two looks at where it runs: a look costs as much as a fault.
-    private static let interval = 32
+    private static let shortest = 4
+    private static let longest = 64
 
     mutating func follow(_ faulting: UInt32) {
         faults += 1
-        guard faulting != thread || faults >= Self.interval else { return }
         // A thread that has just one fault is not worth a look.
         defer { thread = faulting }
-        guard faulting == thread else { return }
+        guard faulting == thread, faults >= interval else { return }
         faults = 0
         let current = ck_thread_processor(faulting)
-        guard current != processor else { return }
+        guard current != processor else {
+            interval = min(interval * 2, Self.longest)
+            return
+        }
+        interval = Self.shortest
         processor = ck_run_on_processor(current) == 0 ? current : -1
     }
 }
