@@ -5,16 +5,16 @@
     cow.py list  FILE                    its block groups, one a line, every block verified
     cow.py apply IMAGE OUT FILE...       IMAGE with the files' groups on top, the lowest file first, into OUT
 
-Exit codes: 0 ok, 1 failure, 2 usage, 3 corrupt, unsupported or no copy-on-write file. It only reads.
+OUT is written when all files have been verified, and must be none of the others. Exit codes: 0 ok, 1 failure, 2 usage, 3 corrupt,
+unsupported or no copy-on-write file, or files that don't belong together. It only reads, and takes no lock: don't use it on files in use.
 """
 from __future__ import annotations
 
 import json
+import os
 import struct
 import sys
 from dataclasses import dataclass
-
-import xxhash
 
 PAGE = 4096
 FREE = (1 << 64) - 1
@@ -57,6 +57,7 @@ def parse_header(page: bytes) -> Header | int | None:
 
 class CowFile:
     def __init__(self, path: str):
+        self.path = path
         with open(path, "rb") as file:
             self.data = file.read()
         self.header = self._newest_header()
@@ -66,6 +67,9 @@ class CowFile:
         self.chunk_size = 2 * PAGE + self.slots_per_chunk * self.header.group_size
         self.group_count = -(-self.header.disk_length // self.header.group_size)
         self.groups: dict[int, tuple[int, list[bytes]]] = {}
+        if self.header.chunk_count:
+            if self._start(self.header.chunk_count) >= 1 << 63 or self._start(self.header.chunk_count - 1) + PAGE > len(self.data):
+                raise Damage("map pages are missing: the file is truncated")
         checksums = []
         for chunk in range(self.header.chunk_count):
             page = self._map_page(chunk)
@@ -86,7 +90,7 @@ class CowFile:
         return 4 * PAGE + chunk * self.chunk_size
 
     def _map_page(self, chunk: int) -> bytes:
-        best = None
+        best = (0, None)
         for twin in range(2):
             start = self._start(chunk) + twin * PAGE
             page = self.data[start:start + PAGE]
@@ -95,9 +99,9 @@ class CowFile:
             index, generation, own = struct.unpack_from("<QQQ", page, 24)
             if index != chunk or own != self.header.id or generation > self.header.generation:
                 continue
-            if best is None or generation > best[0]:
+            if generation > best[0]:
                 best = (generation, page)
-        if best is None:
+        if best[1] is None:
             raise Damage(f"map page {chunk} is damaged, or the file is truncated")
         return best[1]
 
@@ -139,19 +143,43 @@ def list_groups(path: str) -> None:
         print(group, xxhash.xxh3_128(file.content(group)).hexdigest())
 
 
-def apply(image: str, out: str, paths: list[str]) -> None:
-    with open(image, "rb") as source:
-        disk = bytearray(source.read())
+def in_order(files: list[CowFile]) -> list[CowFile]:
+    """Those that have something to merge. Raises when they are not all of a disk's, the lowest first."""
+    # What lies on these counts as lying on what is below them.
+    passed: dict[int, int] = {}
+    for file in files:
+        if file.header.state == 2 or not file.groups:
+            passed.setdefault(file.header.id, 0 if file.header.state == 2 else file.header.parent)
     below = 0
-    for path in paths:
-        file = CowFile(path)
+    result = []
+    for file in files:
         if file.header.state == 2 or not file.groups:
             continue
-        if file.header.disk_length != len(disk):
-            raise Damage(f"{path} is of a disk of {file.header.disk_length} bytes")
-        if below and file.header.parent != below:
-            raise Damage(f"{path} does not lie on the file before it")
+        parent = file.header.parent
+        # As many steps as there are such files: damaged ones might go in a circle.
+        for _ in passed:
+            if parent not in passed:
+                break
+            parent = passed[parent]
+        if parent != below:
+            on = f"the file {parent:x}" if parent else "the image"
+            raise Damage(f"{file.path} lies on {on}, which is not the one before it")
         below = file.header.id
+        result.append(file)
+    return result
+
+
+def apply(image: str, out: str, paths: list[str]) -> None:
+    for path in [image] + paths:
+        if os.path.exists(out) and os.path.samefile(path, out):
+            raise OSError(f"{out} is {path}: choose another file to write to")
+    with open(image, "rb") as source:
+        disk = bytearray(source.read())
+    files = [CowFile(path) for path in paths]
+    for file in files:
+        if file.header.disk_length != len(disk):
+            raise Damage(f"{file.path} is of a disk of {file.header.disk_length} bytes, not {len(disk)}")
+    for file in in_order(files):
         for group in file.groups:
             start = group * file.header.group_size
             disk[start:start + file.length(group)] = file.content(group)
@@ -160,21 +188,28 @@ def apply(image: str, out: str, paths: list[str]) -> None:
 
 
 def main(arguments: list[str]) -> int:
+    command, *rest = arguments or [""]
+    if not (command in ("info", "list") and len(rest) == 1 or command == "apply" and len(rest) >= 3):
+        print(__doc__, file=sys.stderr)
+        return 2
+    global xxhash
     try:
-        if len(arguments) == 2 and arguments[0] == "info":
-            info(arguments[1])
-        elif len(arguments) == 2 and arguments[0] == "list":
-            list_groups(arguments[1])
-        elif len(arguments) >= 4 and arguments[0] == "apply":
-            apply(arguments[1], arguments[2], arguments[3:])
+        import xxhash
+    except ImportError:
+        print("cow.py needs xxhash (Debian: python3-xxhash)", file=sys.stderr)
+        return 1
+    try:
+        if command == "info":
+            info(rest[0])
+        elif command == "list":
+            list_groups(rest[0])
         else:
-            print(__doc__, file=sys.stderr)
-            return 2
+            apply(rest[0], rest[1], rest[2:])
     except Damage as error:
         print(f"corrupt: {error}", file=sys.stderr)
         return 3
     except OSError as error:
-        print(error, file=sys.stderr)
+        print(f"cow.py: {error}", file=sys.stderr)
         return 1
     return 0
 

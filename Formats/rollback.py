@@ -3,17 +3,21 @@
 
     rollback.py IMAGE MEMORY STATE    writes the checkpoint's memory and device state into files; prints its epoch and name
 
-Exit codes: 0 ok, 2 usage, 3 no image, or a damaged one.
+The files are written when all has been verified; each is a file of its own. It holds the image's shared lock meanwhile. Exit codes: 0 ok,
+1 failure (a file that can't be read or written, an image in use), 2 usage, 3 no image, or a damaged or unsupported one.
 """
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import struct
 import sys
 
-from xxhash import xxh3_128_intdigest
-
 PAGE = 4096
 MAGIC = b"CKROLL1\0"
+LOCK_BYTE = (1 << 62) + 2
+OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", 37)
 
 
 class BadImage(Exception):
@@ -21,7 +25,7 @@ class BadImage(Exception):
 
 
 def h128(content: bytes) -> bytes:
-    return xxh3_128_intdigest(content).to_bytes(16, "little")
+    return xxhash.xxh3_128_intdigest(content).to_bytes(16, "little")
 
 
 class Image:
@@ -61,10 +65,11 @@ class Image:
             (name_length,) = struct.unpack_from("<H", record, 96)
             sound = epoch and epoch % 2 == slot % 2 and 0 < length <= 1 << 47 and room <= 1 << 30 and not (length | room) % PAGE
             if sound and state_length <= room and name_length <= 255:
-                found.append((epoch, length, room, state_length, record[64:80], record[80:96], record[112:112 + name_length].decode()))
+                name = record[112:112 + name_length].decode(errors="replace")
+                found.append((epoch, length, room, state_length, record[64:80], record[80:96], name))
         if not found:
             raise BadImage("no valid record")
-        return max(found)
+        return max(found, key=lambda record: record[0])
 
     def page(self, number: int) -> bytes:
         expected = self.table[16 * number:16 * number + 16]
@@ -77,20 +82,62 @@ class Image:
         return content
 
 
+def lock(file) -> None:
+    """Takes the image's lock, shared, as long as the file is open."""
+    # The kernel's struct flock of 64-bit systems: type, whence, start, length, process (0).
+    description = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, LOCK_BYTE, 1, 0)
+    try:
+        fcntl.fcntl(file.fileno(), OFD_SETLK, description)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise OSError("the image is in use: somebody writes checkpoints to it") from None
+        raise
+
+
+def refuse_same(one: str, other: str) -> None:
+    """Raises when two paths are one file, which may not exist yet."""
+    both_exist = os.path.exists(one) and os.path.exists(other)
+    if os.path.samefile(one, other) if both_exist else os.path.realpath(one) == os.path.realpath(other):
+        raise OSError(f"{other} is {one}: choose another file to write to")
+
+
+def read(path: str, memory_path: str, state_path: str) -> None:
+    with open(path, "rb") as file:
+        refuse_same(path, memory_path)
+        refuse_same(path, state_path)
+        if not os.path.exists(memory_path) or os.path.isfile(memory_path):
+            refuse_same(memory_path, state_path)
+        lock(file)
+        image = Image(file)
+        # Everything is verified before anything is written; and again when it is.
+        for number in range(image.pages):
+            image.page(number)
+        with open(memory_path, "wb") as memory, open(state_path, "wb") as state:
+            for number in range(image.pages):
+                memory.write(image.page(number))
+            state.write(image.state)
+        sys.stdout.reconfigure(errors="backslashreplace")
+        print(image.epoch, image.name)
+
+
 def main(arguments: list[str]) -> int:
     if len(arguments) != 3:
         print(__doc__, file=sys.stderr)
         return 2
+    global xxhash
     try:
-        with open(arguments[0], "rb") as file, open(arguments[1], "wb") as memory, open(arguments[2], "wb") as state:
-            image = Image(file)
-            for number in range(image.pages):
-                memory.write(image.page(number))
-            state.write(image.state)
-            print(image.epoch, image.name)
+        import xxhash
+    except ImportError:
+        print("rollback.py needs xxhash (Debian: python3-xxhash)", file=sys.stderr)
+        return 1
+    try:
+        read(*arguments)
     except BadImage as error:
         print(f"rollback.py: {error}", file=sys.stderr)
         return 3
+    except OSError as error:
+        print(f"rollback.py: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

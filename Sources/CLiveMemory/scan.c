@@ -20,19 +20,21 @@ struct pagemap_scan_argument {
     uint64_t inverted, all_of, any_of, returned;
 };
 #define PAGEMAP_SCAN_REQUEST _IOWR('f', 16, struct pagemap_scan_argument)
-enum { PAGE_WRITTEN = 1 << 1, PAGE_PRESENT = 1 << 3 };
+enum { PAGE_WRITTEN = 1 << 1, PAGE_PRESENT = 1 << 3, PAGE_SWAPPED = 1 << 4 };
 enum { SCAN_PROTECTS = 1 << 0, SCAN_CHECKS_ASYNCHRONOUS = 1 << 1 };
 
 int ck_scan_pages(int pagemap, enum ck_scan what, uint64_t *start, uint64_t end, struct ck_scanned *found, size_t capacity) {
-    uint64_t category = what == CK_SCAN_PRESENT ? PAGE_PRESENT : PAGE_WRITTEN;
+    uint64_t category = what == CK_SCAN_ANYTHING  ? PAGE_PRESENT | PAGE_SWAPPED
+                        : what == CK_SCAN_PRESENT ? PAGE_PRESENT
+                                                  : PAGE_WRITTEN;
     struct pagemap_scan_argument scan = {
         .size = sizeof scan,
-        .flags = what == CK_SCAN_PRESENT ? 0 : SCAN_PROTECTS | SCAN_CHECKS_ASYNCHRONOUS,
+        .flags = what == CK_SCAN_WRITTEN_PROTECT ? SCAN_PROTECTS | SCAN_CHECKS_ASYNCHRONOUS : 0,
         .start = *start,
         .end = end,
         .found = (uint64_t)(uintptr_t)found,
         .capacity = capacity,
-        .all_of = category,
+        .any_of = category,
         .returned = category,
     };
     int count = ioctl(pagemap, PAGEMAP_SCAN_REQUEST, &scan);

@@ -84,7 +84,7 @@ int ck_uffd_register_missing(int fd, uint64_t start, uint64_t length) {
     return control(fd, UFFDIO_REGISTER, &range);
 }
 
-/* One unit: 0 also when it is there already. */
+/* One unit. */
 static int provide(int fd, uint64_t start, const void *from, uint64_t length) {
     for (;;) {
         int result;
@@ -96,7 +96,7 @@ static int provide(int fd, uint64_t start, const void *from, uint64_t length) {
             struct uffdio_zeropage zero = {.range = {start, length}, .mode = UFFDIO_ZEROPAGE_MODE_DONTWAKE};
             result = ioctl(fd, UFFDIO_ZEROPAGE, &zero);
         }
-        if (result == 0 || errno == EEXIST) return 0;
+        if (result == 0) return 0;
         if (errno != EAGAIN && errno != EINTR) return -errno;
         sched_yield();
     }

@@ -57,14 +57,7 @@ final class CheckpointRun {
     func take(into sink: any CheckpointSink) throws(EngineError) -> LiveCheckpointReport {
         self.sink = sink
         begin(.createOverlays)
-        for disk in machine.disks {
-            disks.append(
-                try disk.beginCheckpoint(overlay: try owner.makeOverlay(disk)) { [overlayFailure] error in
-                    // The machine's requests wait from here on: what is under way ends, and the overlays are brought back.
-                    overlayFailure.withLock { $0 = $0 ?? error }
-                    sink.cancel()
-                })
-        }
+        for disk in machine.disks { disks.append(try beginCheckpoint(of: disk, sink)) }
         let regions = try prepareMemory(sink)
 
         let deviceState = try stop()
@@ -79,9 +72,9 @@ final class CheckpointRun {
             try memory.save(into: region, hasParent: hasParent, workers: workers) { progress?($0, $1) }
         }
         begin(.clearMarks)
-        let reports = Dictionary(uniqueKeysWithValues: owner.memory.all.map { ($0.memory.name, $0.report) })
         hasClearedMarks = true
         for memory in owner.memory.all { try memory.finish() }
+        let reports = Dictionary(uniqueKeysWithValues: owner.memory.all.map { ($0.memory.name, $0.report) })
         for disk in disks { disk.memoryIsSaved() }
         begin(.copyDisks)
         try saveDisks(sink)
@@ -98,6 +91,20 @@ final class CheckpointRun {
             receipt: receipt, stopMicroseconds: times.stop, markMicroseconds: times.mark, deviceStateMicroseconds: times.deviceState,
             switchMicroseconds: times.switchOver, waitMicroseconds: times.wait, totalMicroseconds: monotonicMicroseconds() - start,
             steps: steps, memory: reports, diskBytesRead: diskBytesRead, commits: commits, unfinished: unfinished)
+    }
+
+    private func beginCheckpoint(of disk: VirtualDisk, _ sink: any CheckpointSink) throws(EngineError) -> DiskCheckpoint {
+        let overlay = try owner.makeOverlay(disk)
+        do throws(EngineError) {
+            return try disk.beginCheckpoint(overlay: overlay) { [overlayFailure] error in
+                // The machine's requests wait from here on: what is under way ends, and the overlays are brought back.
+                overlayFailure.withLock { $0 = $0 ?? error }
+                sink.cancel()
+            }
+        } catch {
+            do throws(EngineError) { try overlay.remove() } catch let problem { throw error.adding(problem) }
+            throw error
+        }
     }
 
     private func prepareMemory(_ sink: any CheckpointSink) throws(EngineError) -> [any RegionSink] {

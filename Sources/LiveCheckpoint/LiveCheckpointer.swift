@@ -58,6 +58,9 @@ public final class LiveCheckpointer: Sendable {
     public init(
         _ machine: any Machine, store: any CheckpointDataStore, overlayFolder: String, options: Options = Options()
     ) throws(EngineError) {
+        guard Set(machine.memory.map(\.name)).count == machine.memory.count, Set(machine.disks.map(\.name)).count == machine.disks.count else {
+            throw EngineError(.invalidInput, "two pieces of memory or two disks have the same name", remedy: "Give each a name of its own.", place: machine.name)
+        }
         self.machine = machine
         self.store = store
         self.overlayFolder = overlayFolder
@@ -96,6 +99,15 @@ public final class LiveCheckpointer: Sendable {
             return report
         } catch {
             throw giveUp(run, error)
+        }
+    }
+
+    /// Forgets what the last checkpoint was: the next one is a full one. For when that one has been deleted.
+    public func forgetParent() {
+        state.waitFor { state -> Void? in
+            guard !state.isBusy else { return nil }
+            state.parent = nil
+            return ()
         }
     }
 

@@ -104,19 +104,37 @@ public final class MemoryCheckpointer: Sendable {
         let base = last ?? parent
         do throws(EngineError) {
             var attempt = Attempt(regions: regions, name: name, saved: saved, options: options)
-            let report = try attempt.take(
+            var report = try attempt.take(
                 into: try store.begin(name, parent: base), hasParent: base != nil, isFull: isFull || last == nil, capture: capture, progress: progress,
                 stopping: stopping)
-            let names = Set(regions.map(\.memory.name))
-            state.withLock { state in
-                state.parent = name
-                state.saved = names
-            }
+            report.unfinished = finish(regions, name)
+            report.regions = Dictionary(uniqueKeysWithValues: regions.map { ($0.memory.name, $0.report) })
             return report
         } catch {
             for region in regions { region.cancel() }
             throw error
         }
+    }
+
+    /// The checkpoint is durable: the next one builds on it. A region that can't be got ready for that is saved in full then.
+    private func finish(_ regions: [any InstantMemory], _ name: String) -> [EngineError] {
+        var unfinished: [EngineError] = []
+        var saved: Set<String> = []
+        for region in regions {
+            do throws(EngineError) {
+                try region.finish()
+                saved.insert(region.memory.name)
+            } catch {
+                region.cancel()
+                unfinished.append(error)
+            }
+        }
+        let names = saved
+        state.withLock { state in
+            state.parent = name
+            state.saved = names
+        }
+        return unfinished
     }
 
     private func begin() -> (regions: [any InstantMemory], parent: String?, saved: Set<String>) {
@@ -159,6 +177,8 @@ public struct MemoryCheckpointReport: Sendable {
     public var totalMicroseconds: UInt64
     /// What each region came to, by its name.
     public var regions: [String: InstantReport]
+    /// What could not be got ready for the next checkpoint: its memory is saved in full then. This checkpoint is complete all the same.
+    public var unfinished: [EngineError]
 }
 
 /// One checkpoint on its way.
@@ -190,10 +210,9 @@ private struct Attempt {
         }
         let receipt = try sink.commit()
         isCommitted = true
-        for region in regions { try region.finish() }
         return MemoryCheckpointReport(
             receipt: receipt, stopMicroseconds: stop, totalMicroseconds: monotonicMicroseconds() - start,
-            regions: Dictionary(uniqueKeysWithValues: regions.map { ($0.memory.name, $0.report) }))
+            regions: [:], unfinished: [])
     }
 
     /// The instant, of all regions.

@@ -29,6 +29,8 @@ public final class AdaptiveMemory: InstantMemory {
     public let memory: GuestMemory
     private let options: CopyOnWriteMemory.Options
     private let way: Lock<Way>
+    /// Whether the kernel notes writes by itself.
+    private let notesWrites: Bool
     private let lastReport = Lock(InstantReport())
 
     /// Registers the memory with the kernel.
@@ -39,10 +41,14 @@ public final class AdaptiveMemory: InstantMemory {
         self.memory = memory
         self.options = options
         way = Lock(.none)
-        let first: Way =
-            try KernelFeatures.current().tracksAsynchronously
-            ? .ahead(try CopyAheadMemory(memory)) : .onWrite(try CopyOnWriteMemory(memory, options: options))
+        notesWrites = try KernelFeatures.current().tracksAsynchronously
+        let first = try usualWay()
         way.withLock { $0 = first }
+    }
+
+    /// What memory begins with, and comes back to.
+    private func usualWay() throws(EngineError) -> Way {
+        notesWrites ? .ahead(try CopyAheadMemory(memory)) : .onWrite(try CopyOnWriteMemory(memory, options: options))
     }
 
     deinit { close() }
@@ -55,7 +61,7 @@ public final class AdaptiveMemory: InstantMemory {
     public func prepare(isFull: Bool, into region: any RegionSink, hasParent: Bool, workers: Int) throws(EngineError) {
         if way.withLock({ if case .none = $0 { true } else { false } }) {
             // The last change between the two ways failed halfway: nobody has the memory.
-            try change(to: { () throws(EngineError) in .ahead(try CopyAheadMemory(memory)) })
+            try change(to: usualWay)
         }
         let instant = instant()
         try instant.prepare(isFull: isFull, into: region, hasParent: hasParent, workers: workers)
@@ -63,8 +69,15 @@ public final class AdaptiveMemory: InstantMemory {
         // What was saved ahead is not lost: pages that have not changed since are found to be equal.
         var hard = options
         hard.keepsProtection = false
+        if hard.copyLimit == nil { hard.copyLimit = try Self.roomForCopies() }
         try change(to: { () throws(EngineError) in .onWrite(try CopyOnWriteMemory(memory, options: hard)) })
         try self.instant().prepare(isFull: true, into: region, hasParent: true, workers: workers)
+    }
+
+    /// A share of what the host can give: copies are made ahead of the store, as fast as memory can be copied.
+    private static func roomForCopies() throws(EngineError) -> ByteCount {
+        let available = try MappedKind.number("/proc/meminfo", "MemAvailable:") ?? 0
+        return max(.mebibytes(16), .kibibytes(min(available, 1 << 50) / 4))
     }
 
     /// Ends one way before the other begins: two can't have the memory at once.
@@ -91,14 +104,14 @@ public final class AdaptiveMemory: InstantMemory {
         let instant = instant()
         try instant.finish()
         lastReport.withLock { $0 = instant.report }
-        guard let onWrite = instant as? CopyOnWriteMemory, !onWrite.options.keepsProtection else { return }
-        try change(to: { () throws(EngineError) in .ahead(try CopyAheadMemory(memory)) })
+        guard notesWrites, instant is CopyOnWriteMemory else { return }
+        try change(to: usualWay)
     }
 
     public func cancel() {
         way.withLock { $0.instant }?.cancel()
         // A memory that was being copied on write is given back to the kernel's tracking by the next checkpoint.
-        if let onWrite = way.withLock({ $0.instant }) as? CopyOnWriteMemory, !onWrite.options.keepsProtection {
+        if notesWrites, let onWrite = way.withLock({ $0.instant }) as? CopyOnWriteMemory {
             way.withLock { $0 = .none }
             onWrite.close()
         }

@@ -12,6 +12,7 @@ import CLinux
 import CLiveMemory
 import CheckpointCore
 import Glibc
+import Threading
 import Units
 
 /// Tracks the writes to one memory. Thread-safe; scans follow one another.
@@ -19,6 +20,7 @@ final class AsynchronousTracker: Sendable {
     private let memory: GuestMemory
     private let userfault: OwnedDescriptor
     private let pagemap: OwnedDescriptor
+    private let isClosed = Lock(false)
 
     /// Registers the memory; nothing is tracked before `arm`.
     /// - Throws: `.unsupported` when the kernel has no asynchronous write protection; what opening a userfaultfd throws; `.busy`.
@@ -40,12 +42,14 @@ final class AsynchronousTracker: Sendable {
 
     /// Begins: the next scan reports what is written from somewhere within this call on. About 15 ms for each GiB.
     func arm() throws(EngineError) {
+        precondition(!isClosed.withLock { $0 }, "memory that was closed takes no checkpoints")
         try checked(ck_uffd_protect(userfault.number, start, memory.byteLength.rawValue, true), "write-protect memory", place: memory.name)
     }
 
     /// The pages written since the last scan, or since `arm`; they are tracked anew. About a millisecond for each GiB.
     /// - Throws: `.busy` when somebody has ended the tracking. What the scan had found is lost then: all pages count as written.
     func scan() throws(EngineError) -> PageRanges {
+        precondition(!isClosed.withLock { $0 }, "memory that was closed takes no checkpoints")
         do throws(PagemapScanError) {
             let found = try PagemapScan.addresses(pagemap.number, CK_SCAN_WRITTEN_PROTECT, within: start..<start + memory.byteLength.rawValue)
             return memory.pages(at: found)
@@ -59,5 +63,14 @@ final class AsynchronousTracker: Sendable {
     }
 
     /// Ends the tracking. Harmless to repeat.
-    func close() { userfault.close() }
+    func close() {
+        let isFirst = isClosed.withLock { isClosed in
+            defer { isClosed = true }
+            return !isClosed
+        }
+        guard isFirst else { return }
+        // A child that was forked meanwhile has the descriptor as well, and would keep the memory registered.
+        ck_uffd_unregister(userfault.number, start, memory.byteLength.rawValue)
+        userfault.close()
+    }
 }

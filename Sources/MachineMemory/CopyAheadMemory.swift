@@ -62,10 +62,13 @@ public final class CopyAheadMemory: InstantMemory, CopyablePages {
         }
         var pages: PageRanges
         if isFull || !state.withLock({ $0.isArmed }) {
+            // Arming wipes what the kernel has noted: until all is wanted, nobody may rely on its notes.
+            state.withLock { $0.isArmed = false }
             try tracker.arm()
-            state.withLock { $0.isArmed = true }
             pages = try memory.touchedPages()
             if hasParent { for range in PageRanges(memory.allPages).subtracting(pages).ranges { try region.putZeros(range) } }
+            want(pages)
+            state.withLock { $0.isArmed = true }
         } else {
             pages = try scan().union(before)
         }

@@ -53,6 +53,8 @@ public final class CopyOnWriteMemory: InstantMemory, CopyablePages {
         var phase = Phase.idle
         /// Nothing has been protected yet, or nothing is kept protected: what is dirty is not known.
         var isUntracked = true
+        /// All pages that were ever touched are wanted.
+        var isFull = false
         var wanted = PageRanges()
         /// What the stop has added to it: joined later, since sorting takes its time.
         var wantedInStop = PageRanges()
@@ -155,6 +157,13 @@ public final class CopyOnWriteMemory: InstantMemory, CopyablePages {
         let isUntracked = state.withLock { state in
             precondition(state.phase == .idle, "one checkpoint at a time")
             state.phase = .preparing
+            state.isFull = isFull
+            // What an earlier failure has left is not known: everything counts as written.
+            if state.failure != nil {
+                state.failure = nil
+                state.isUntracked = true
+                units.setDirty(0..<units.count, true)
+            }
             state.report = InstantReport()
             state.wanted = PageRanges()
             state.wantedInStop = PageRanges()
@@ -164,7 +173,12 @@ public final class CopyOnWriteMemory: InstantMemory, CopyablePages {
         do throws(EngineError) {
             if options.mostRounds > 0 {
                 // What devices are about to write may not have been touched yet.
-                if isUntracked { want(try protect(PageRanges(memory.allPages), trap, announcedOnly: true)) }
+                if isUntracked {
+                    want(try protect(PageRanges(memory.allPages), trap, announcedOnly: true))
+                } else if isFull {
+                    // Pages that were given back to the system have lost their protection without having been written.
+                    want(try protect(PageRanges(memory.allPages), trap))
+                }
                 try runRounds(trap, isFull: isFull, isFirst: isUntracked)
             }
         } catch {
@@ -234,11 +248,12 @@ public final class CopyOnWriteMemory: InstantMemory, CopyablePages {
         let trap = requireTrap()
         do throws(EngineError) {
             let isUnprepared = options.mostRounds == 0 && state.withLock { $0.isUntracked }
-            if isUnprepared { try wantTouched() }
+            let wantsAll = options.mostRounds == 0 && state.withLock { $0.isUntracked || $0.isFull }
+            if wantsAll { try wantTouched() }
             // In one piece: who writes although the machine should stand still waits until the instant is over.
             let marked = try state.withLock { state throws(EngineError) in
                 var dirty: [Range<PageIndex>] = []
-                let found = units.dirtyPages()
+                let found = wantsAll ? PageRanges(memory.allPages) : units.dirtyPages()
                 for range in found.longRuns(atLeast: PageCount(1), bridging: Self.gap).ranges {
                     try protectLocked(range, trap, isUnprepared, &dirty)
                 }
@@ -270,7 +285,12 @@ public final class CopyOnWriteMemory: InstantMemory, CopyablePages {
     }
 
     /// Gives the checkpoint under way up, if any: what it wanted is dirty again.
-    public func cancel() { endCopying(isComplete: false) }
+    public func cancel() {
+        let isUnderWay = state.withLock { $0.phase != .idle }
+        endCopying(isComplete: false)
+        guard isUnderWay, !options.keepsProtection, openTrap != nil else { return }
+        do throws(EngineError) { try stopTracking() } catch { state.withLock { $0.failure = $0.failure ?? error } }
+    }
 
     private func endCopying(isComplete: Bool) {
         let trap = self.trap.withLock { $0 }
@@ -291,6 +311,7 @@ public final class CopyOnWriteMemory: InstantMemory, CopyablePages {
             for unit in state.parked { units.setDirty(unit..<unit + 1, true) }
             return state.parked
         }
+        state.wake()
         joinCopier()
         slots.trim(to: Self.keptCopies)
         for unit in parked { release(unit..<unit + 1, trap) }
@@ -310,6 +331,7 @@ public final class CopyOnWriteMemory: InstantMemory, CopyablePages {
     /// What the last checkpoint came to.
     public var report: InstantReport { state.withLock { $0.report } }
 
-    /// Why faults could not be answered as they should, if so. The checkpoint under way is not to be used then.
+    /// Why faults could not be answered as they should, if so. The checkpoint under way is not to be used then; the next one concerns all of
+    /// the memory.
     public var failure: EngineError? { state.withLock { $0.failure } ?? trap.withLock { $0 }?.failure }
 }

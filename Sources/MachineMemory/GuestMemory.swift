@@ -134,7 +134,7 @@ import Units
         _ name: String, _ length: Int, _ flags: Int32, _ file: OwnedDescriptor?, _ pages: Pages
     ) throws(EngineError) -> UnsafeMutableRawBufferPointer {
         var base: UnsafeMutableRawPointer?
-        try checked(unsafe ck_address_reserve(length, 2 << 20, &base), "find room in the address space", place: name)
+        try checked(unsafe ck_address_reserve(length, max(2 << 20, pages == .huge ? hugePageSize(name).int : 0), &base), "find room in the address space", place: name)
         let mapped = unsafe mmap(base, length, PROT_READ | PROT_WRITE, flags | MAP_FIXED, file?.number ?? -1, 0)
         guard let mapped = unsafe mapped, unsafe mapped != MAP_FAILED else {
             let number = errno

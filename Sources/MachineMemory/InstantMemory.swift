@@ -15,7 +15,8 @@ public enum InstantMethod: String, Sendable, CaseIterable {
     /// Pages are saved ahead of the instant, and again when they are written; in the stop the rest is copied. Writers
     /// never wait; the stop includes a scan of the page tables (a millisecond for each GiB), and pages that are written all the time are copied in it.
     case copyAhead
-    /// The latter where that gains on the writers, the former, of all pages, where it does not.
+    /// The latter where that gains on the writers; where it does not the former, of all pages, with copies ahead of the store in up to a quarter of
+    /// the memory that the host has left.
     case adaptive
 }
 

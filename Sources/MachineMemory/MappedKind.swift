@@ -33,6 +33,10 @@ struct MappedKind {
                     throw EngineError(.invalidInput, "the memory at 0x\(String(next, radix: 16)) can't be written", place: name)
                 }
                 let isShared = fields[1].last == UInt8(ascii: "s")
+                guard isShared || fields[4].text == "0" else {
+                    throw EngineError(
+                        .unsupported, "the memory is a private mapping of a file", remedy: "Map it as shared, or copy it into anonymous memory.", place: name)
+                }
                 guard found.map({ $0.isShared == isShared }) ?? true else { throw Self.mixed(name) }
                 found = MappedKind(isShared: isShared, unit: found?.unit ?? .zero)
                 next = min(range.upperBound, end)

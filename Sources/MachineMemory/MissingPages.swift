@@ -26,6 +26,9 @@ public final class MissingPages: Sendable {
     /// Registers memory that nobody has touched yet.
     /// - Throws: `.permission`, `.unsupported`, `.busy`: see `WriteTrap.init`.
     public init(_ memory: GuestMemory, handler: @escaping Handler) throws(EngineError) {
+        guard memory.unit.int <= pagesPerSpan * pageSize else {
+            throw EngineError(.unsupported, "the memory lies in pages of \(memory.unit) bytes", remedy: "Use huge pages of 2 MiB, or transparent ones.", place: memory.name)
+        }
         self.memory = memory
         self.handler = handler
         userfault = try KernelFeatures.openUserfault()
@@ -56,13 +59,20 @@ public final class MissingPages: Sendable {
         (base + pages.lowerBound.rawValue * UInt64(pageSize), (pages.upperBound - pages.lowerBound).bytes.rawValue)
     }
 
-    /// Provides whole units, and lets those who wait for them go on. Pages that are there already stay as they are.
+    /// Provides whole units, and lets those who wait for them go on. Each once.
+    ///
+    /// - Throws: `.busy` when one is there already: somebody has touched the memory before, and has seen zeros.
     /// - Parameter bytes: as many as the pages have; nil: zeros, not for huge pages.
     public func provide(_ pages: Range<PageIndex>, _ bytes: UnsafeRawBufferPointer?) throws(EngineError) {
         let (start, length) = place(pages, bases[0])
         precondition(unsafe bytes.map { $0.count == Int(length) } ?? true && memory.wholeUnits(pages) == pages, "whole units, and their bytes")
-        try checked(
-            unsafe ck_uffd_provide(userfault.number, start, bytes?.baseAddress, length, memory.unit.rawValue), "provide pages of memory", place: memory.name)
+        let result = unsafe ck_uffd_provide(userfault.number, start, bytes?.baseAddress, length, memory.unit.rawValue)
+        if result == -EEXIST {
+            throw EngineError(
+                .busy, "the memory was touched before it was to be filled", remedy: "Give it new memory, which nobody has touched and mlockall has not provided.",
+                place: memory.name)
+        }
+        try checked(result, "provide pages of memory", place: memory.name)
         for base in bases { ck_uffd_wake(userfault.number, place(pages, base).start, length) }
     }
 
@@ -82,10 +92,13 @@ public final class MissingPages: Sendable {
     /// All pages are there: nobody has to be asked any more.
     public func finish() {
         end()
+        // A child that was forked meanwhile has the descriptor as well, and would keep the memory registered.
+        for base in bases { ck_uffd_unregister(userfault.number, base, memory.byteLength.rawValue) }
         userfault.close()
     }
 
-    /// What is missing never comes: whoever touches it is ended by SIGBUS. On kernels before Linux 6.6 they wait as long as the memory is mapped.
+    /// What is missing never comes: whoever touches it is ended by SIGBUS; where there are two mappings, also who touches through one what has
+    /// been touched through the other alone. On kernels before Linux 6.6 they wait as long as the memory is mapped.
     public func fail() {
         end()
         var isPoisoned = true

@@ -12,13 +12,18 @@ package struct PagemapScanError: Error { package var number: Int32 }
 package enum PagemapScan {
     private static let capacity = 4096
 
-    /// The addresses of pages in a state; some may come twice, and then not in order.
+    /// The addresses of pages in a state. See `scan`.
+    package static func addresses(_ pagemap: Int32, _ what: ck_scan, within range: Range<UInt64>) throws(PagemapScanError) -> [Range<UInt64>] {
+        try scan(pagemap, what, within: range).map { $0.start..<$0.end }
+    }
+
+    /// The pages in a state; some may come twice, and then not in order.
     ///
     /// - Parameter pagemap: an open /proc/PID/pagemap.
     /// - Throws: ENOTTY on older kernels; EPERM when a range is not under asynchronous protection, where it has to be; ENODATA when the
     ///   scan does not get on.
-    package static func addresses(_ pagemap: Int32, _ what: ck_scan, within range: Range<UInt64>) throws(PagemapScanError) -> [Range<UInt64>] {
-        var result: [Range<UInt64>] = []
+    package static func scan(_ pagemap: Int32, _ what: ck_scan, within range: Range<UInt64>) throws(PagemapScanError) -> [ck_scanned] {
+        var result: [ck_scanned] = []
         var found = [ck_scanned](repeating: ck_scanned(), count: capacity)
         var start = range.lowerBound
         while start < range.upperBound {
@@ -31,7 +36,7 @@ package enum PagemapScan {
                 guard range.lowerBound <= piece.start, piece.start < piece.end, piece.end <= range.upperBound else {
                     throw PagemapScanError(number: ERANGE)
                 }
-                result.append(piece.start..<piece.end)
+                result.append(piece)
             }
             guard start > before else { throw PagemapScanError(number: ENODATA) }
         }

@@ -44,8 +44,8 @@ struct TableExample: ParsableCommand {
     private static let kept = 5
 
     func validate() throws {
-        guard (1...1 << 20).contains(mebibytes), (1...64).contains(threads), seconds >= 0, interval >= 0 else {
-            throw ValidationError("--mebibytes can be 1 to 1048576, --threads 1 to 64; times are not negative.")
+        guard (1...1 << 20).contains(mebibytes), (1...64).contains(threads), seconds >= 0, (0...3600).contains(interval) else {
+            throw ValidationError("--mebibytes can be 1 to 1048576, --threads 1 to 64; --interval 0 to 3600 seconds; times are not negative.")
         }
     }
 

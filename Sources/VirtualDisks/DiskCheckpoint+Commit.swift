@@ -166,8 +166,9 @@ extension DiskCheckpoint {
 
     /// Brings everything back to the image while requests wait, when an overlay can't be written any more: what it holds can still be read.
     ///
-    /// Files go from the newest down, when all of it is durable in the image. A crash before that finds the state of their last flush, and no
-    /// flush has been acknowledged to the machine since.
+    /// Files go when all of it is durable in the image. A crash before that finds the state of their last flush, and no flush has been
+    /// acknowledged to the machine since. While they go, none may be merged again over what those above it have brought: each is marked as
+    /// merged, and one that can't be marked goes first, so that what lies on it is refused, and not merged in the wrong order.
     private func salvage(_ report: inout CommitReport) throws(EngineError) {
         disk.state.withLock { $0.isHeld = true }
         defer { letGo() }
@@ -175,13 +176,23 @@ extension DiskCheckpoint {
         let overlays = disk.state.withLock { $0.overlays }
         for overlay in overlays.reversed() { report.mergedGroups += try overlay.copyGroups(into: disk.parent) }
         try disk.parent.flushNow()
-        for overlay in overlays {
-            // One that an earlier attempt has removed is gone.
-            do throws(EngineError) { try overlay.remove() } catch { if error.code != .notFound { throw error } }
+        var marked: [CowFile] = []
+        for overlay in overlays.reversed() {
+            // That one can't be written is why this is done at all.
+            do throws(EngineError) {
+                try overlay.markMerged()
+                marked.append(overlay)
+            } catch { try Self.removeIfThere(overlay) }
         }
+        for overlay in marked.reversed() { try Self.removeIfThere(overlay) }
         disk.state.withLock { state in
             state.overlays = []
             state.checkpoint = nil
         }
+    }
+
+    /// One that an earlier attempt has removed is gone.
+    private static func removeIfThere(_ overlay: CowFile) throws(EngineError) {
+        do throws(EngineError) { try overlay.remove() } catch { if error.code != .notFound { throw error } }
     }
 }

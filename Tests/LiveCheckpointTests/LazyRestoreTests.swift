@@ -67,6 +67,25 @@ import Units
         }
     }
 
+    @Test func `memory that was touched before is refused, and nobody reads it as restored`() async throws {
+        let seed = UInt64.random(in: .min ... .max)
+        try await onPlainThread {
+            let scratch = try ScratchStore()
+            let store = StoreBackedDataStore(scratch.store)
+            _ = try Self.checkpoint(store, pages: 256, seed: seed)
+            let memory = try GuestMemory("ram", byteLength: PageCount(256).bytes)
+            unsafe memset(memory.bytes.baseAddress!, 0, memory.bytes.count)
+            let restore = try LazyRestore([("ram", memory)], of: try store.source("one"))
+            defer { restore.close() }
+            do throws(EngineError) {
+                try restore.wait()
+                throw EngineError(.ioFailed, "the restore is complete")
+            } catch {
+                guard error.code == .busy, !restore.isComplete else { throw error }
+            }
+        }
+    }
+
     @Test func `a page that can't be read ends in SIGBUS and an error, never in other bytes`() async throws {
         let seed = UInt64.random(in: .min ... .max)
         try await onPlainThread {

@@ -129,6 +129,63 @@ import Units
         }
     }
 
+    /// Takes one checkpoint, with `meanwhile` between the instant and the save.
+    private static func take(_ instant: any InstantMemory, isFull: Bool, into region: MemoryRegion, hasParent: Bool, meanwhile: () -> Void = {}) throws {
+        try instant.prepare(isFull: isFull, into: region, hasParent: hasParent, workers: 1)
+        try instant.mark(pending: PageRanges())
+        meanwhile()
+        try instant.save(into: region, hasParent: hasParent, workers: 1) { _, _ in }
+        try instant.finish()
+    }
+
+    @Test func `a checkpoint that fails while it is prepared loses no write`() async throws {
+        try await onPlainThread {
+            for variant in Variant.allCases {
+                let memory = try GuestMemory("ram", byteLength: .mebibytes(4))
+                for page in 0..<500 { unsafe memory.bytes[page * pageSize] = 1 }
+                let instant = try variant.make(memory)
+                defer { instant.close() }
+                let region = MemoryRegion(byteLength: memory.byteLength)
+                try Self.take(instant, isFull: true, into: region, hasParent: false)
+                unsafe memory.bytes[3 * pageSize] = 2
+                region.failsZeros = true
+                do throws(EngineError) {
+                    try instant.prepare(isFull: true, into: region, hasParent: true, workers: 1)
+                    try instant.mark(pending: PageRanges())
+                    try instant.save(into: region, hasParent: true, workers: 1) { _, _ in }
+                    throw EngineError(.invalidInput, "nothing failed")
+                } catch {
+                    guard error.code == .noSpace else { throw error }
+                }
+                instant.cancel()
+                region.failsZeros = false
+                unsafe memory.bytes[4 * pageSize] = 2
+                try Self.take(instant, isFull: false, into: region, hasParent: true)
+                if let page = region.firstDifference(memory.image) { throw TestFailure("\(variant): page \(page) is missing") }
+            }
+        }
+    }
+
+    @Test func `a full checkpoint has everything, also what was given back to the system before`() async throws {
+        try await onPlainThread {
+            for variant in Variant.allCases {
+                let memory = try GuestMemory("ram", byteLength: .mebibytes(4))
+                for page in 0..<1024 { unsafe memory.bytes[page * pageSize] = 1 }
+                let instant = try variant.make(memory)
+                defer { instant.close() }
+                try Self.take(instant, isFull: false, into: MemoryRegion(byteLength: memory.byteLength), hasParent: false)
+                unsafe madvise(memory.bytes.baseAddress! + 7 * pageSize, pageSize, MADV_DONTNEED)
+                unsafe memory.bytes[7 * pageSize + 1] = 5
+                let truth = memory.image
+                let full = MemoryRegion(byteLength: memory.byteLength)
+                try Self.take(instant, isFull: true, into: full, hasParent: false) { unsafe memory.bytes[7 * pageSize] = 9 }
+                if let page = full.firstDifference(truth) { throw TestFailure("\(variant): page \(page) of the full checkpoint differs") }
+                try Self.take(instant, isFull: false, into: full, hasParent: true)
+                if let page = full.firstDifference(memory.image) { throw TestFailure("\(variant): page \(page) of the next one differs") }
+            }
+        }
+    }
+
     @Test(arguments: GuestMemory.Sharing.allCases)
     func `pages that were never touched take no memory and are not put`(_ sharing: GuestMemory.Sharing) async throws {
         try await onPlainThread {
@@ -226,6 +283,11 @@ import Units
             defer { unsafe munmap(mapped, 1 << 20) }
             let onDisk = try unsafe GuestMemory("file", adopting: UnsafeMutableRawBufferPointer(start: mapped, count: 1 << 20))
             try Self.expect(.unsupported) { () throws(EngineError) in _ = try CopyOnWriteMemory(onDisk) }
+            let ofFile = unsafe mmap(nil, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0)!
+            defer { unsafe munmap(ofFile, 1 << 20) }
+            try Self.expect(.unsupported) { () throws(EngineError) in
+                _ = try unsafe GuestMemory("private", adopting: UnsafeMutableRawBufferPointer(start: ofFile, count: 1 << 20))
+            }
             let memory = try GuestMemory("ram", byteLength: .mebibytes(1))
             let first = try CopyOnWriteMemory(memory)
             defer { first.close() }

@@ -19,6 +19,8 @@ struct TestFailure: Error, CustomStringConvertible {
     private(set) var putCounts: [UInt16]
     /// Fails from so many puts on.
     var failsAfter = Int.max
+    /// Fails when pages are made zero.
+    var failsZeros = false
     /// Waits before each put.
     var delayMicroseconds: UInt32 = 0
 
@@ -42,6 +44,7 @@ struct TestFailure: Error, CustomStringConvertible {
     func put(page: PageIndex, _ source: UnsafeRawBufferPointer) throws(EngineError) { try unsafe write(source, at: page, isStable: true) }
 
     func putZeros(_ pages: Range<PageIndex>) throws(EngineError) {
+        guard !failsZeros else { throw EngineError(.noSpace, "the test's region is full") }
         lock.withLock { _ in
             for index in pages.lowerBound.int * pageSize..<pages.upperBound.int * pageSize { bytes[index] = 0 }
         }

@@ -14,12 +14,23 @@ struct ck_scanned {
 enum ck_scan {
     CK_SCAN_WRITTEN_PROTECT, /* pages written since they were protected; protects them again, atomically */
     CK_SCAN_PRESENT,         /* pages that its page tables have */
+    CK_SCAN_ANYTHING,        /* these, and those with another entry: swapped, being moved, marked; `categories` tells which */
 };
 
 /* Scans [*start, end) through `pagemap`, an open /proc/PID/pagemap. Returns how many ranges it found, at most
  * `capacity`; `*start` then says how far it came. -EPERM: a range is not under asynchronous protection.
  * -ENOTTY: the kernel is too old. */
 int ck_scan_pages(int pagemap, enum ck_scan what, uint64_t *start, uint64_t end, struct ck_scanned *found, size_t capacity);
+
+/* Of the categories of a scanned range: in the page tables right now. */
+static const uint64_t ck_category_present = (uint64_t)1 << 3;
+
+/* Whether an entry of /proc/PID/pagemap is nothing but the mark of a page that was write-protected without being there. Who may not see
+ * what entries hold is told of none. */
+static inline bool ck_is_marker(uint64_t entry) {
+    /* Swapped, and of the last of the 32 types, which the kernel gave to marks. */
+    return (entry >> 62) == 1 && (entry & 31) == 31;
+}
 
 /* One mapping of another process. */
 struct ck_mapping {

@@ -39,9 +39,9 @@ int ck_uffd_read(int fd, uint64_t *addresses, int capacity);
 int ck_uffd_register_missing(int fd, uint64_t start, uint64_t length);
 /* The handshake for that. */
 int ck_uffd_begin_missing(int fd);
-/* Provides missing pages, from `from` or, when that is null, zero; pages that are there already stay as they are. Nobody is woken. */
+/* Provides missing pages, from `from` or, when that is null, zero. Nobody is woken. -EEXIST: a page is there already; it stays as it is. */
 int ck_uffd_provide(int fd, uint64_t start, const void *from, uint64_t length, uint64_t unit);
-/* From now on missing pages end whoever touches them by SIGBUS; pages that are there stay. -EINVAL: the kernel is older than 6.6. */
+/* From now on pages that this mapping's page tables lack end whoever touches them by SIGBUS. -EINVAL: the kernel is older than 6.6. */
 int ck_uffd_poison(int fd, uint64_t start, uint64_t length, uint64_t unit);
 
 /* A fault: where, and which thread waits. */

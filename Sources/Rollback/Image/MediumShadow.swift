@@ -75,7 +75,8 @@ final class MediumShadow: Shadow {
         }
         try makeRoom(medium, geometry)
         // What this process sees of an earlier one's last commit may not be durable yet; before anything of the commit before that is
-        // overwritten, it is.
+        // overwritten, it is. The record is written again, since a flush that has failed leaves pages that no later flush writes.
+        if let record = found?.record { try write(record, on: medium) }
         try onMedium { () throws(MediumError) in try medium.flush() }
         return found
     }
@@ -179,13 +180,18 @@ final class MediumShadow: Shadow {
         let record = ImageRecord(
             image: image, epoch: epoch, geometry: geometry, stateLength: ByteCount(device.count),
             stateHash: unsafe device.withUnsafeBytes { unsafe hash128($0) }, tableHash: state.next.checksum, name: name)
+        try onMedium { () throws(MediumError) in try medium.flush() }
+        try Self.write(record, on: medium)
+        try onMedium { () throws(MediumError) in try medium.flush() }
+    }
+
+    /// Into both its slots.
+    private static func write(_ record: ImageRecord, on medium: any Medium) throws(EngineError) {
         let bytes = record.encoded()
         try onMedium { () throws(MediumError) in
-            try medium.flush()
-            for offset in ImageGeometry.recordOffsets(of: epoch) {
+            for offset in ImageGeometry.recordOffsets(of: record.epoch) {
                 try unsafe bytes.withBytes { bytes throws(MediumError) in try unsafe medium.write(at: offset, bytes) }
             }
-            try medium.flush()
         }
     }
 

@@ -81,7 +81,7 @@ extension CowFile {
 extension CowFile {
     /// Like the other `open`, on any storage.
     public static func open(on storage: any CowStorage) throws(EngineError) -> CowFile {
-        let (header, pair) = try newestHeader(storage)
+        let (header, pair, page) = try newestHeader(storage)
         let layout = CowLayout(header.geometry)
         var state = FileState(map: CowMap(layout), mergeState: header.state, parent: header.parent, generation: header.generation, pair: pair)
         var newest = header.generation
@@ -89,9 +89,20 @@ extension CowFile {
         guard state.map.mapHash == header.mapHash else { throw damage("a map page is damaged or of another state", storage) }
         state.isHeaderChanged = false
         state.nextGeneration = newest.next
-        // The state was found in the page cache, perhaps: what is written next must not be durable before it is.
-        try storage.flush()
+        try settle(page, pair, storage)
         return CowFile(storage, id: header.id, state.map, state)
+    }
+
+    /// Makes the state that was found durable: it may have been found in the page cache alone, and what is written next must not be durable
+    /// before it is. The header is written again, since a flush that has failed leaves pages that no later flush writes.
+    private static func settle(_ page: [UInt8], _ pair: Int, _ storage: any CowStorage) throws(EngineError) {
+        let result: Result<Void, EngineError> = unsafe page.withUnsafeBytes { bytes in
+            Result { () throws(EngineError) in
+                for copy in 0..<2 { unsafe try storage.write(at: CowLayout.header(pair: pair, copy: copy), bytes) }
+            }
+        }
+        try result.get()
+        try storage.flush()
     }
 
     /// Reads a chunk's map page; `newest` becomes the newest generation that was seen anywhere.
@@ -122,15 +133,16 @@ extension CowFile {
             .corrupt, reason, remedy: "Look after the medium; the disk can be brought back only from a checkpoint.", place: storage.name)
     }
 
-    private static func newestHeader(_ storage: any CowStorage) throws(EngineError) -> (CowHeader, pair: Int) {
-        var best: (header: CowHeader, pair: Int)?
+    private static func newestHeader(_ storage: any CowStorage) throws(EngineError) -> (CowHeader, pair: Int, page: [UInt8]) {
+        var best: (header: CowHeader, pair: Int, page: [UInt8])?
         var otherVersion: UInt32?
         for pair in 0..<2 {
             for copy in 0..<2 {
-                switch CowHeader.decode(try readPage(storage, at: CowLayout.header(pair: pair, copy: copy))) {
+                let page = try readPage(storage, at: CowLayout.header(pair: pair, copy: copy))
+                switch CowHeader.decode(page) {
                 case .header(let header):
                     if let best, best.header.generation >= header.generation { continue }
-                    best = (header, pair)
+                    best = (header, pair, page)
                 case .otherVersion(let version): otherVersion = version
                 case .invalid: break
                 }

@@ -27,9 +27,12 @@ extension CowFile {
         try record { $0.mergeState = .merging }
         let count = try copyGroups(into: parent)
         try parent.flushNow()
-        try record { $0.mergeState = .merged }
+        try markMerged()
         return count
     }
+
+    /// Everything that it has is durable in the image. Durable on return.
+    func markMerged() throws(EngineError) { try record { $0.mergeState = .merged } }
 
     /// Writes all groups into the parent, and no more. Works as well for a file that can't be written any more.
     func copyGroups(into parent: any DiskBackend) throws(EngineError) -> Int {
