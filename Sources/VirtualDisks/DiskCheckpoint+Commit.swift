@@ -37,7 +37,8 @@ public struct CommitReport: Sendable {
     public var mergedGroups = 0
     /// How long requests waited.
     public var heldMicroseconds: UInt64 = 0
-    /// Why files of merged overlays are still there, if any are. They are of no use: whoever likes removes them.
+    /// Why files of overlays are still there though the image has all of their content, if any are. They have to be removed before anybody
+    /// recovers the disk: what could not be marked as merged may be older than the image.
     public var unremoved: [EngineError] = []
 
     mutating func remove(_ overlay: CowFile) {
@@ -176,23 +177,19 @@ extension DiskCheckpoint {
         let overlays = disk.state.withLock { $0.overlays }
         for overlay in overlays.reversed() { report.mergedGroups += try overlay.copyGroups(into: disk.parent) }
         try disk.parent.flushNow()
+        // From here on the image alone is the disk: whatever becomes of the files, they are not written again.
+        disk.state.withLock { state in
+            state.overlays = []
+            state.checkpoint = nil
+        }
         var marked: [CowFile] = []
         for overlay in overlays.reversed() {
             // That one can't be written is why this is done at all.
             do throws(EngineError) {
                 try overlay.markMerged()
                 marked.append(overlay)
-            } catch { try Self.removeIfThere(overlay) }
+            } catch { report.remove(overlay) }
         }
-        for overlay in marked.reversed() { try Self.removeIfThere(overlay) }
-        disk.state.withLock { state in
-            state.overlays = []
-            state.checkpoint = nil
-        }
-    }
-
-    /// One that an earlier attempt has removed is gone.
-    private static func removeIfThere(_ overlay: CowFile) throws(EngineError) {
-        do throws(EngineError) { try overlay.remove() } catch { if error.code != .notFound { throw error } }
+        for overlay in marked.reversed() { report.remove(overlay) }
     }
 }

@@ -35,6 +35,11 @@ struct BackupState {
         let found = try StoredImage.load(medium)
         try StoredImage.unlock(medium)
         guard let found else { return }
+        guard found.state.count <= BackupFrame.longestState else {
+            throw EngineError(
+                .unsupported, "the image has \(found.state.count) bytes of device state, more than the protocol can hand on",
+                remedy: "Read it with RollbackImage.", place: medium.name)
+        }
         try makeShadow(found.record.geometry.byteLength, found.record.name, options)
         epoch = found.record.epoch
         device = found.state
@@ -111,6 +116,9 @@ struct BackupState {
     /// The end marker: what is staged becomes the checkpoint.
     mutating func seal(_ frame: BackupFrame, from connection: Int, _ options: BackupOptions, _ place: String) throws(EngineError) {
         try check(connection, place)
+        guard frame.payload.count <= BackupFrame.longestState else {
+            throw BackupFrame.violation("\(frame.payload.count) bytes of device state, at most \(BackupFrame.longestState) are allowed", place)
+        }
         guard options.medium == nil || ByteCount(frame.payload.count) <= options.stateCapacity else {
             throw EngineError(
                 .refused, "\(frame.payload.count) bytes of device state, and the image has room for \(options.stateCapacity)",

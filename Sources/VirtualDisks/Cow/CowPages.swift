@@ -108,6 +108,7 @@ struct CowMapPage: Sendable {
     /// Nil when the page was never written, is torn, damaged, or another's.
     static func decode(_ page: [UInt8], _ layout: CowLayout, id: OverlayID, chunk: ChunkIndex) -> (page: CowMapPage, checksum: Hash128)? {
         guard page.count == CowLayout.mapPageSize, page.u64(16) == magic, page.u64(24) == chunk.rawValue, page.u64(40) == id.rawValue,
+            page.u64(32) < 1 << 62,
             unsafe page.withUnsafeBytes({ unsafe hash128(UnsafeRawBufferPointer(rebasing: $0[16...])) }) == page.hash(0)
         else { return nil }
         var slots: [CowSlot] = []
