@@ -61,7 +61,7 @@ func verifiedNumber(_ medium: any Medium) throws -> Int {
             let device = SimulatedDevice(size: .zero)
             var explorer = CrashExplorer("rollback-\(kind)", seed: seed)
             explorer.plan.randomImageCount = 1000
-            print("power cuts of \(kind): CKSTORE_ROLLBACK_SEED=\(seed)")
+            print("power cuts of \(kind): CKSTORE_TEST_SEED=\(seed)")
             return try explorer.explore(device) { device in
                 let medium = FaultMedium(device)
                 let memory = try GuestMemory("ram", byteLength: ByteCount(Self.pageCount * pageSize))

@@ -30,11 +30,11 @@ func require(_ condition: Bool, _ description: @autoclosure () -> String) throws
     if !condition { throw TestFailure(description()) }
 }
 
-/// A seed for this run, printed, so that a failure can be replayed by CKSTORE_SEED.
+/// A seed for this run, printed, so that a failure can be replayed by CKSTORE_TEST_SEED.
 func printedSeed(_ test: String = #function) -> UInt64 {
-    let given = unsafe getenv("CKSTORE_SEED").flatMap { unsafe UInt64(String(cString: $0)) }
+    let given = unsafe getenv("CKSTORE_TEST_SEED").flatMap { unsafe UInt64(String(cString: $0)) }
     let seed = given ?? UInt64.random(in: 0...UInt64.max)
-    print("\(test): CKSTORE_SEED=\(seed)")
+    print("\(test): CKSTORE_TEST_SEED=\(seed)")
     return seed
 }
 

@@ -20,9 +20,9 @@ func require(_ condition: Bool, _ description: @autoclosure () -> String) throws
     if !condition { throw Mismatch(description()) }
 }
 
-/// The seed of a test's choices: printed when it fails, and taken from the environment (`CKSTORE_ROLLBACK_SEED`) to run it again.
+/// The seed of a test's choices: printed when it fails, and taken from the environment (`CKSTORE_TEST_SEED`) to run it again.
 func newSeed() -> UInt64 {
-    if let text = unsafe getenv("CKSTORE_ROLLBACK_SEED"), let seed = unsafe UInt64(String(cString: text)) { return seed }
+    if let text = unsafe getenv("CKSTORE_TEST_SEED"), let seed = unsafe UInt64(String(cString: text)) { return seed }
     return UInt64.random(in: .min ... .max)
 }
 
