@@ -39,7 +39,7 @@ public final class CopyAheadMemory: InstantMemory, CopyablePages {
     static let roomInStop = PageCount(4096)
     /// From so many on it is worth asking first how hard they are written: 64 MiB.
     private static let manyPages = PageCount(16384)
-    private static let probeMilliseconds: UInt64 = 5
+    private static let probeMicroseconds: UInt32 = 5000
     /// About half of what two processors save at best.
     private static let pagesSavedPerMillisecond: UInt64 = 125
     /// Room that is provided before the stop at most: 128 MiB.
@@ -98,9 +98,12 @@ public final class CopyAheadMemory: InstantMemory, CopyablePages {
     private func probe() throws(EngineError) -> (written: PageRanges, isHard: Bool) {
         let before = try scan()
         want(before)
-        usleep(UInt32(Self.probeMilliseconds * 1000))
+        let start = monotonicMicroseconds()
+        usleep(Self.probeMicroseconds)
         let written = try scan()
-        return (before.union(written), written.count.rawValue > Self.pagesSavedPerMillisecond * Self.probeMilliseconds)
+        // A busy machine lets sleepers sleep longer.
+        let elapsed = monotonicMicroseconds() - start
+        return (before.union(written), written.count.rawValue * 1000 > Self.pagesSavedPerMillisecond * elapsed)
     }
 
     private func leave(_ rest: PageRanges) {

@@ -70,6 +70,8 @@ struct LiveBench: ParsableCommand {
         // Refused before anything is made: what is missing is said.
         let features = try KernelFeatures.current()
         let content = try image.map { try BenchImage.load($0, limit: size.bytes) } ?? BenchImage.build(size: size.bytes, say: say)
+        // Only the memory that is measured is to be forked.
+        unsafe madvise(content.memory.base, content.memory.count, MADV_DONTFORK)
         let scratch = try BenchScratch(target.store, size: ByteCount(size.bytes.rawValue * 3).roundedUp(to: 2 << 20) + .mebibytes(256), force: force)
         var report: LiveBenchReport
         do {
