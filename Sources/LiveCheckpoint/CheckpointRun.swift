@@ -124,6 +124,7 @@ final class CheckpointRun {
         let stopped = monotonicMicroseconds()
         try machine.pause()
         isPaused = true
+        for disk in disks { disk.machineHasStopped(memory: owner.memory) }
         begin(.markMemory)
         times.mark = try timed { () throws(EngineError) in
             // Reads under way have had their pages noted when they were issued.

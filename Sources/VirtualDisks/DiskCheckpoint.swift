@@ -59,6 +59,17 @@ public final class DiskCheckpoint: Sendable {
     /// What the disk knows of this checkpoint; nil when it has ended.
     func progress(_ state: DiskState) -> CheckpointProgress? { state.checkpoint?.number == number ? state.checkpoint : nil }
 
+    /// The machine stands still, and its memory is about to be marked: step 804. What is under way is pending from here on, so that a read that
+    /// completes before `switchOver` reaches the checkpoint's copy as well, where devices' writes trap and so have made one.
+    public func machineHasStopped(memory: any CheckpointedMemory) {
+        disk.state.withLock { state in
+            guard var checkpoint = progress(state), !checkpoint.isSwitched else { preconditionFailure("a checkpoint is switched to once") }
+            checkpoint.memory = memory
+            for request in state.requests { request.isPending = true }
+            state.checkpoint = checkpoint
+        }
+    }
+
     /// The instant: step 810. From here on requests are new, and what is under way is pending. The machine stands still, and nobody submits
     /// requests meanwhile; completions may come. Takes microseconds.
     ///
