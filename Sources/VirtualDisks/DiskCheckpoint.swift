@@ -1,7 +1,7 @@
 // A checkpoint of a disk in use: its content at one instant stays readable while the machine goes on writing [system A; claims 1 to 8,
 // 19 to 28].
 //
-// Order: `VirtualDisk.beginCheckpoint` (802), machine stopped, `switchOver` (810), `waitForPending` if `mustWaitBeforeResuming` (812),
+// Order: `VirtualDisk.beginCheckpoint` (802), `machineHasStopped` (804), memory marked, `switchOver` (810), `waitForPending` if `mustWaitBeforeResuming` (812),
 // `memoryIsResumed` (814), `waitForPendingReads` (822) before memory is saved, `memoryIsSaved` (828), `waitForPendingWrites` (830) before
 // the disk is read, `commit` (834) or, at any point, `abort`.
 //
