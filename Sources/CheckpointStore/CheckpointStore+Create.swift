@@ -111,10 +111,10 @@ extension CheckpointStore {
         let (a, b) = (environment.random(), environment.random())
         return Slot(
             kind: .commit, twin: 0, uuid: StoreUUID(bytes: [a, b].flatMap { half in (0..<8).map { UInt8(truncatingIfNeeded: half >> (8 * $0)) } }), generation: Generation(UInt64(1)),
-            incompat: Feature.draft, readOnlyCompat: 0, compat: 0, geometry: geometry,
+            incompat: 0, readOnlyCompat: Feature.lineage, compat: 0, geometry: geometry,
             pageHashSeed: environment.random(), commitTimeNanoseconds: environment.nowNanoseconds(), catalogByID: nil,
             catalogByName: nil, segmentTable: nil, checkpointCount: 0, usedSegments: 0, catalogSegment: nil, allocationHint: SegmentIndex(UInt64(0)),
             reserveSegments: reserve(of: geometry.segmentCount), eraseUnit: medium.traits.eraseUnit,
-            baseGeneration: Generation(UInt64(1)), featureNames: Feature.names)
+            baseGeneration: Generation(UInt64(1)), featureNames: Feature.names(incompat: 0, readOnlyCompat: Feature.lineage, compat: 0))
     }
 }

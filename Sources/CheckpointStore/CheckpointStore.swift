@@ -26,6 +26,8 @@ public final class CheckpointStore: Sendable {
     let state: Lock<State>
     /// Held while this handle commits: locks of one handle don't exclude its own threads.
     let commitGate = Lock<Void>(())
+    /// Held while this handle deletes, compacts or repairs; taken before `commitGate`.
+    let reclaimGate = Lock<Void>(())
 
     struct State {
         /// The newest slot seen.

@@ -14,6 +14,7 @@ public enum BlockKind: UInt8, Hashable, Sendable, CaseIterable, CustomStringConv
     case tableInner
     case segmentHeader
     case commitRecord
+    case forwardingTable
 
     /// The four ASCII characters that mark the kind on the medium, as a little-endian integer.
     public var magic: UInt32 {
@@ -28,6 +29,7 @@ public enum BlockKind: UInt8, Hashable, Sendable, CaseIterable, CustomStringConv
         case .tableInner: Self.magic("CKTI")
         case .segmentHeader: Self.magic("CKSG")
         case .commitRecord: Self.magic("CKCM")
+        case .forwardingTable: Self.magic("CKFT")
         }
     }
 
@@ -50,6 +52,7 @@ public enum BlockKind: UInt8, Hashable, Sendable, CaseIterable, CustomStringConv
         case .tableInner: "segment-table inner node"
         case .segmentHeader: "segment header"
         case .commitRecord: "commit record"
+        case .forwardingTable: "forwarding table"
         }
     }
 
@@ -68,6 +71,7 @@ public enum BlockKind: UInt8, Hashable, Sendable, CaseIterable, CustomStringConv
         case .tableInner: TableInner.maximumLength
         case .segmentHeader: SegmentHeader.encodedLength
         case .commitRecord: CommitRecord.maximumLength
+        case .forwardingTable: ForwardingTable.maximumLength
         }
     }
 

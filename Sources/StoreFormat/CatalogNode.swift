@@ -5,17 +5,23 @@
 
 public import Units
 
-/// Which of the two catalog trees.
+/// Which of the copy-on-write trees that catalog nodes make up.
 public enum CatalogTree: UInt8, Hashable, Sendable, CaseIterable, CustomStringConvertible {
     /// Key: the id, big-endian. Value: a `CatalogValue`.
     case byID = 1
     /// Key: the name. Value: the id, little-endian.
     case byName
+    /// Checkpoints and tombstones, their children, and names that move; see `LineageKey`.
+    case lineage
+    /// Key: segment, offset, birth of the first entry of a table. Value: a pointer to the table.
+    case forwarding
 
     public var description: String {
         switch self {
         case .byID: "by id"
         case .byName: "by name"
+        case .lineage: "lineage"
+        case .forwarding: "forwarding"
         }
     }
 
@@ -39,8 +45,23 @@ public enum CatalogTree: UInt8, Hashable, Sendable, CaseIterable, CustomStringCo
     /// The id of a value of the tree by name; nil when it is not 8 bytes.
     public static func id(ofValue value: [UInt8]) -> CheckpointID? { id(ofKey: value.reversed()) }
 
-    var keyLengths: ClosedRange<Int> { self == .byID ? 8...8 : 1...Names.maximumLength }
-    var valueLength: Int { self == .byID ? CatalogValue.encodedLength : 8 }
+    var keyLengths: ClosedRange<Int> {
+        switch self {
+        case .byID: 8...8
+        case .byName: 1...Names.maximumLength
+        case .lineage: 9...LineageKey.maximumLength
+        case .forwarding: ForwardingKey.encodedLength...ForwardingKey.encodedLength
+        }
+    }
+    /// Nil: it depends on the key.
+    var valueLength: Int? {
+        switch self {
+        case .byID: CatalogValue.encodedLength
+        case .byName: 8
+        case .lineage: nil
+        case .forwarding: BlockPointer.encodedLength
+        }
+    }
 }
 
 /// A node of a catalog tree.
@@ -168,7 +189,7 @@ public struct CatalogNode: Hashable, Sendable {
             return Entry(key: key, payload: .child(child))
         }
         try check(tree.keyLengths.contains(keyLength), subject, "a key of \(keyLength) bytes \(tree)")
-        try check(payloadLength == tree.valueLength, subject, "a value of \(payloadLength) bytes \(tree)")
+        try check(tree.valueLength.map { $0 == payloadLength } ?? true, subject, "a value of \(payloadLength) bytes \(tree)")
         let value = bytes.copy(payloadStart, count: payloadLength)
         switch tree {
         case .byID:
@@ -178,6 +199,10 @@ public struct CatalogNode: Hashable, Sendable {
         case .byName:
             try check(value.contains { $0 != 0 }, subject, "id 0")
             try Names.check(try bytes.text(keyStart, count: keyLength, subject), subject: subject)
+        case .lineage: _ = try LineageEntry.decode(key: key, value: value)
+        case .forwarding:
+            try check(ForwardingKey(key) != nil, subject, "a key that no forwarding table has")
+            _ = try BlockPointer.decode(bytes, at: payloadStart, kinds: [.forwardingTable], subject: subject)
         }
         return Entry(key: key, payload: .leaf(value))
     }

@@ -47,16 +47,24 @@ public struct FeatureName: Hashable, Sendable {
 
 /// The features that this version knows.
 public enum Feature {
-    /// Incompatible bit 0: the format has not been declared stable.
+    /// Incompatible bit 0: the store was made before the format was declared stable. Read, never written.
     public static let draft: UInt64 = 1 << 0
+    /// Incompatible bit 1: blocks have been moved, and pointers lead to them by the forwarding tree.
+    public static let forwarding: UInt64 = 1 << 1
+    /// Read-only compatible bit 0: the lineage tree is kept. Every store has it but drafts.
+    public static let lineage: UInt64 = 1 << 0
 
     /// Every incompatible bit that this version knows.
-    public static let knownIncompat: UInt64 = draft
+    public static let knownIncompat: UInt64 = draft | forwarding
     /// Every read-only compatible bit that this version knows.
-    public static let knownReadOnlyCompat: UInt64 = 0
+    public static let knownReadOnlyCompat: UInt64 = lineage
 
     /// The names of all features that this version knows.
-    public static let names: [FeatureName] = [FeatureName(mask: .incompat, bit: 0, name: "draft")]
+    public static let names: [FeatureName] = [
+        FeatureName(mask: .incompat, bit: 0, name: "draft"),
+        FeatureName(mask: .incompat, bit: 1, name: "forwarding"),
+        FeatureName(mask: .readOnlyCompat, bit: 0, name: "lineage"),
+    ]
 
     /// The name entries of a slot with these bits: one for each that this version knows.
     public static func names(incompat: UInt64, readOnlyCompat: UInt64, compat: UInt64) -> [FeatureName] {
@@ -75,7 +83,9 @@ public enum Feature {
     }
 
     /// Whether `slot` has a feature that lets this version read the store, but not write it.
-    public static func requiresReadOnly(_ slot: Slot) -> Bool { slot.readOnlyCompat & ~knownReadOnlyCompat != 0 }
+    public static func requiresReadOnly(_ slot: Slot) -> Bool {
+        slot.readOnlyCompat & ~knownReadOnlyCompat != 0 || slot.incompat & draft != 0
+    }
 
     static func check(incompat: UInt64, names: [FeatureName]) throws(FormatError) {
         let unknown = incompat & ~knownIncompat

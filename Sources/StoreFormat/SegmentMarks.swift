@@ -64,7 +64,7 @@ public struct SegmentHeader: Hashable, Sendable {
 /// The last block of what one checkpoint wrote in one segment: tells committed blocks from abandoned ones.
 public struct CommitRecord: Hashable, Sendable {
     /// The checkpoint's record.
-    public var record: BlockPointer
+    public var record: BlockPointer?
     /// The segment that it stands in.
     public var segment: SegmentIndex
     /// Where the checkpoint's blocks start in this segment.
@@ -77,7 +77,7 @@ public struct CommitRecord: Hashable, Sendable {
     public var birth: BlockBirth
 
     public init(
-        record: BlockPointer, segment: SegmentIndex, firstOffset: SegmentOffset, endOffset: SegmentOffset, name: String,
+        record: BlockPointer?, segment: SegmentIndex, firstOffset: SegmentOffset, endOffset: SegmentOffset, name: String,
         birth: BlockBirth
     ) {
         self.record = record
@@ -108,6 +108,12 @@ public struct CommitRecord: Hashable, Sendable {
         return writer.sealed(.commitRecord, birth: birth)
     }
 
+    private static func record(_ bytes: RawSpan, _ subject: String) throws(FormatError) -> BlockPointer? {
+        guard let pointer = try BlockPointer.decode(bytes, at: 32) else { return nil }
+        try check(pointer.kind == .checkpointRecord, subject, "a pointer to a \(pointer.kind)")
+        return pointer
+    }
+
     /// Decodes a whole block and checks every field.
     ///
     /// - Throws: any code of `FormatError` but those of slots.
@@ -117,15 +123,16 @@ public struct CommitRecord: Hashable, Sendable {
         let nameLength = Int(bytes.u16(84))
         try bytes.requireExactly(fixedLength + nameLength, subject)
         let record = CommitRecord(
-            record: try BlockPointer.decode(bytes, at: 32, kinds: [.checkpointRecord], subject: subject),
+            record: try record(bytes, subject),
             segment: SegmentIndex(UInt64(bytes.u32(72))), firstOffset: SegmentOffset(bytes.u32(76)),
             endOffset: SegmentOffset(bytes.u32(80)), name: try bytes.text(fixedLength, count: nameLength, subject),
             birth: BlockBirth(bytes.u64(24)))
-        try Names.check(record.name, subject: subject)
+        try check((record.record == nil) == record.name.isEmpty, subject, "a name without a record")
+        if record.record != nil { try Names.check(record.name, subject: subject) }
         try check(
             record.firstOffset.int % blockAlignment == 0 && record.firstOffset < record.endOffset, subject,
             "blocks from \(record.firstOffset) to \(record.endOffset)")
-        guard record.record.birth == record.birth else {
+        guard record.record.map({ $0.birth == record.birth }) ?? true else {
             throw FormatError(.wrongBirth, subject: subject, reason: "it names the record of another checkpoint")
         }
         return record

@@ -27,7 +27,7 @@ public enum SegmentClass: UInt8, Hashable, Sendable, CaseIterable, CustomStringC
         switch kind {
         case .run: self = .runs
         case .leaf, .patchLeaf, .inner, .checkpointRecord: self = .index
-        case .catalogNode, .tableLeaf, .tableInner: self = .catalog
+        case .catalogNode, .tableLeaf, .tableInner, .forwardingTable: self = .catalog
         case .segmentHeader, .commitRecord: return nil
         }
     }
@@ -43,26 +43,29 @@ public struct SegmentEntry: Hashable, Sendable {
     public var committedLength: UInt32
     /// Runs: pages that leaves may still list. Others: bytes / 64 of reachable blocks. An upper bound.
     public var live: UInt32
+    /// What was ever added to `live` since the segment became used: live / written is the living share.
+    public var written: UInt32
     /// The last checkpoint, or generation, that wrote here.
     public var birth: BlockBirth
     /// Free: since which generation, 0 when never used.
     public var freedGeneration: Generation
 
     public init(
-        isUsed: Bool, segmentClass: SegmentClass?, committedLength: UInt32, live: UInt32, birth: BlockBirth,
+        isUsed: Bool, segmentClass: SegmentClass?, committedLength: UInt32, live: UInt32, written: UInt32, birth: BlockBirth,
         freedGeneration: Generation
     ) {
         self.isUsed = isUsed
         self.segmentClass = segmentClass
         self.committedLength = committedLength
         self.live = live
+        self.written = written
         self.birth = birth
         self.freedGeneration = freedGeneration
     }
 
     /// A free segment that nothing was ever written to.
     public static let neverUsed = SegmentEntry(
-        isUsed: false, segmentClass: nil, committedLength: 0, live: 0, birth: BlockBirth(UInt64(0)),
+        isUsed: false, segmentClass: nil, committedLength: 0, live: 0, written: 0, birth: BlockBirth(UInt64(0)),
         freedGeneration: Generation(UInt64(0)))
 
     static let encodedLength = 32
@@ -73,7 +76,7 @@ public struct SegmentEntry: Hashable, Sendable {
         writer.put(UInt16(0))
         writer.put(committedLength)
         writer.put(live)
-        writer.put(UInt32(0))
+        writer.put(written)
         writer.put(birth)
         writer.put(freedGeneration)
     }
@@ -85,12 +88,13 @@ public struct SegmentEntry: Hashable, Sendable {
         try check(classNumber == 0 || segmentClass != nil, subject, "class \(classNumber) of a segment")
         let entry = SegmentEntry(
             isUsed: state == 1, segmentClass: segmentClass, committedLength: bytes.u32(position + 4),
-            live: bytes.u32(position + 8), birth: BlockBirth(bytes.u64(position + 16)),
+            live: bytes.u32(position + 8), written: bytes.u32(position + 12), birth: BlockBirth(bytes.u64(position + 16)),
             freedGeneration: Generation(bytes.u64(position + 24)))
         if entry.isUsed {
             try check(segmentClass != nil, subject, "a used segment without a class")
         } else {
             try check(entry.committedLength == 0, subject, "a free segment with a committed length")
+            try check(entry.written == 0, subject, "a free segment with something written")
             try check(entry == .neverUsed || segmentClass != nil, subject, "a segment freed without a class")
         }
         return entry

@@ -27,7 +27,7 @@ extension Slot {
         encodeGeometry(into: &writer)
         writer.put(pageHashSeed)
         writer.put(commitTimeNanoseconds)
-        for root in [catalogByID, catalogByName, segmentTable, nil, nil] { writer.put(root) }
+        for root in [catalogByID, catalogByName, segmentTable, forwarding, lineage] { writer.put(root) }
         encodeCounters(into: &writer)
         encodeFeatureNames(into: &writer)
         writer.pad(to: Self.encodedLength)
@@ -91,14 +91,14 @@ extension Slot {
         guard let kind = SlotKind(rawValue: bytes.u8(27)) else {
             throw FormatError(.badField, subject: subject, reason: "kind \(bytes.u8(27))")
         }
-        try checkUnusedRoots(bytes)
         let catalogSegment = bytes.u32(340)
         let slot = Slot(
             kind: kind, twin: twin, uuid: StoreUUID(bytes, at: 32), generation: Generation(bytes.u64(48)),
             incompat: incompat, readOnlyCompat: bytes.u64(64), compat: bytes.u64(72), geometry: try geometry(bytes),
             pageHashSeed: bytes.u64(112), commitTimeNanoseconds: bytes.u64(120),
             catalogByID: try BlockPointer.decode(bytes, at: 128), catalogByName: try BlockPointer.decode(bytes, at: 168),
-            segmentTable: try BlockPointer.decode(bytes, at: 208), checkpointCount: bytes.u64(328),
+            segmentTable: try BlockPointer.decode(bytes, at: 208), forwarding: try BlockPointer.decode(bytes, at: 248),
+            lineage: try BlockPointer.decode(bytes, at: 288), checkpointCount: bytes.u64(328),
             usedSegments: bytes.u32(336),
             catalogSegment: catalogSegment == noSegment ? nil : SegmentIndex(UInt64(catalogSegment)),
             allocationHint: SegmentIndex(UInt64(bytes.u32(344))), reserveSegments: bytes.u32(348),
@@ -133,11 +133,18 @@ extension Slot {
         }
     }
 
-    /// Forwarding and lineage, which version 1 does not use: null unless a feature that it does not know explains them.
-    private static func checkUnusedRoots(_ bytes: RawSpan) throws(FormatError) {
-        let isExplained = bytes.u64(64) & ~Feature.knownReadOnlyCompat != 0 || bytes.u64(72) != 0
-        let isNull = (0..<10).allSatisfy { bytes.u64(248 + 8 * $0) == 0 }
-        try StoreFormat.check(isNull || isExplained, subject, "roots that no feature explains")
+    /// Forwarding and lineage, and the feature bits that announce them.
+    private func checkFeatureRoots() throws(FormatError) {
+        let subject = Self.subject
+        let (isDraft, hasLineage) = (incompat & Feature.draft != 0, readOnlyCompat & Feature.lineage != 0)
+        try StoreFormat.check(
+            (forwarding != nil) == (incompat & Feature.forwarding != 0), subject, "a forwarding root and feature that don't agree")
+        try StoreFormat.check(isDraft || hasLineage, subject, "no lineage, which every store has that is no draft")
+        try StoreFormat.check(
+            (lineage != nil) == (hasLineage && checkpointCount > 0), subject,
+            "\(checkpointCount) checkpoints, but the lineage differs")
+        try checkRoot(forwarding, kind: .catalogNode)
+        try checkRoot(lineage, kind: .catalogNode)
     }
 
     private static func geometry(_ bytes: RawSpan) throws(FormatError) -> Geometry {
@@ -192,6 +199,7 @@ extension Slot {
             try StoreFormat.check(
                 segment.rawValue < UInt64(geometry.segmentCount), subject, "segment \(segment) of \(geometry.segmentCount)")
         }
+        try checkFeatureRoots()
         for name in featureNames { try name.check() }
     }
 

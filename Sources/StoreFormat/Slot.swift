@@ -36,6 +36,10 @@ public struct Slot: Hashable, Sendable {
     public var catalogByName: BlockPointer?
     /// A segment-table node; nil when no segment was ever used.
     public var segmentTable: BlockPointer?
+    /// A node of the forwarding tree; nil when no block has been moved. The feature bit `forwarding` says the same.
+    public var forwarding: BlockPointer?
+    /// A node of the lineage tree; nil when there are no checkpoints, and in draft stores.
+    public var lineage: BlockPointer?
     /// Entries of the catalog.
     public var checkpointCount: UInt64
     /// Segments that are not free.
@@ -56,7 +60,8 @@ public struct Slot: Hashable, Sendable {
     public init(
         kind: SlotKind, twin: UInt8, uuid: StoreUUID, generation: Generation, incompat: UInt64, readOnlyCompat: UInt64,
         compat: UInt64, geometry: Geometry, pageHashSeed: UInt64, commitTimeNanoseconds: UInt64,
-        catalogByID: BlockPointer?, catalogByName: BlockPointer?, segmentTable: BlockPointer?, checkpointCount: UInt64,
+        catalogByID: BlockPointer?, catalogByName: BlockPointer?, segmentTable: BlockPointer?, forwarding: BlockPointer? = nil, lineage: BlockPointer? = nil,
+        checkpointCount: UInt64,
         usedSegments: UInt32, catalogSegment: SegmentIndex?, allocationHint: SegmentIndex, reserveSegments: UInt32,
         eraseUnit: ByteCount, baseGeneration: Generation, featureNames: [FeatureName]
     ) {
@@ -73,6 +78,8 @@ public struct Slot: Hashable, Sendable {
         self.catalogByID = catalogByID
         self.catalogByName = catalogByName
         self.segmentTable = segmentTable
+        self.forwarding = forwarding
+        self.lineage = lineage
         self.checkpointCount = checkpointCount
         self.usedSegments = usedSegments
         self.catalogSegment = catalogSegment

@@ -95,6 +95,21 @@ extension CheckpointStore {
         }
     }
 
+    /// Runs `body` while nobody else deletes, compacts or repairs. Must not be called with the commit lock held.
+    ///
+    /// - Throws: what `body` throws, `.busy` when another process holds the lock for too long.
+    func underReclaimLock<R>(_ body: () throws(StoreError) -> R) throws(StoreError) -> R {
+        try checkUsable(forWriting: true)
+        return try reclaimGate.withLock { (_) throws(StoreError) in
+            try onMedium { () throws(MediumError) in
+                try medium.locks.lock(LockLayout.reclaim, .exclusive, timeout: environment.commitTimeout)
+            }
+            // An unlock that fails leaves the lock to the end of the process; others then say `busy`.
+            defer { try? medium.locks.unlock(LockLayout.reclaim) }
+            return try body()
+        }
+    }
+
     static func nameTaken(_ name: String, _ medium: any Medium) -> StoreError {
         StoreError(
             .exists, "there is a checkpoint of that name already", remedy: "Choose another name, or delete it first.",

@@ -19,6 +19,8 @@ final class CommitTransaction {
     let generation: Generation
     let byID: CatalogEditor
     let byName: CatalogEditor
+    let lineage: CatalogEditor
+    let forwarding: CatalogEditor
     let table: TableEditor
     /// The new state; roots are filled in at the end.
     var slot: Slot
@@ -32,6 +34,8 @@ final class CommitTransaction {
         generation = base.generation.next
         byID = CatalogEditor(store: store, tree: .byID, root: base.catalogByID)
         byName = CatalogEditor(store: store, tree: .byName, root: base.catalogByName)
+        lineage = CatalogEditor(store: store, tree: .lineage, root: base.lineage)
+        forwarding = CatalogEditor(store: store, tree: .forwarding, root: base.forwarding)
         slot = base
         slot.generation = generation
         slot.baseGeneration = generation
@@ -62,8 +66,12 @@ final class CommitTransaction {
         let value = CatalogValue(record: pointer, generation: generation, flags: 0)
         try byID.insert(CatalogTree.key(record.id), value.encoded())
         try byName.insert(name, CatalogTree.value(record.id))
+        try insert(.node(record.id, parent: record.parent, .living))
+        if let parent = record.parent { try insert(.edge(parent: parent, child: record.id)) }
         try raise(&slot.checkpointCount)
     }
+
+    private func insert(_ entry: LineageEntry) throws(StoreError) { try lineage.insert(entry.key.bytes, entry.value) }
 
     /// Takes a checkpoint out of the catalog. What it alone names is freed by whoever sweeps.
     func remove(_ id: CheckpointID, name: String) throws(StoreError) {
@@ -83,6 +91,7 @@ final class CommitTransaction {
             entry.segmentClass = use.segmentClass
             entry.committedLength = UInt32(use.committedLength)
             entry.live = entry.live.addingReportingOverflow(use.live).overflow ? .max : entry.live + use.live
+            entry.written = entry.written.addingReportingOverflow(use.live).overflow ? .max : entry.written + use.live
             entry.birth = use.birth
         }
         if isNew { try raise(&slot.usedSegments) }
@@ -97,7 +106,7 @@ final class CommitTransaction {
         try lower(&slot.usedSegments)
         try table.update(segment) { entry in
             entry = SegmentEntry(
-                isUsed: false, segmentClass: entry.segmentClass, committedLength: 0, live: 0, birth: entry.birth,
+                isUsed: false, segmentClass: entry.segmentClass, committedLength: 0, live: 0, written: 0, birth: entry.birth,
                 freedGeneration: freedGeneration)
         }
     }
@@ -192,15 +201,23 @@ final class CommitTransaction {
         try write(placements, ends: ends)
         slot.catalogByID = byID.rootPointer
         slot.catalogByName = byName.rootPointer
+        slot.lineage = lineage.rootPointer
+        slot.forwarding = forwarding.rootPointer
         slot.segmentTable = table.rootPointer
+        slot.incompat = slot.forwarding == nil ? slot.incompat & ~Feature.forwarding : slot.incompat | Feature.forwarding
+        // Names of features that this version does not know stay as they are.
+        let known = Feature.names.map { ($0.mask.rawValue, $0.bit) }
+        slot.featureNames =
+            Feature.names(incompat: slot.incompat, readOnlyCompat: slot.readOnlyCompat, compat: slot.compat)
+            + slot.featureNames.filter { name in !known.contains { $0 == (name.mask.rawValue, name.bit) } }
     }
 
     private func editedNodes() -> [any CommitNode] {
-        byID.dirtyNodes() as [any CommitNode] + byName.dirtyNodes() + table.dirtyNodes()
+        byID.dirtyNodes() as [any CommitNode] + byName.dirtyNodes() + lineage.dirtyNodes() + forwarding.dirtyNodes() + table.dirtyNodes()
     }
 
     private func replaced(by nodes: [any CommitNode]) -> [BlockPointer] {
-        nodes.compactMap(\.origin) + byID.dropped + byName.dropped + table.dropped
+        nodes.compactMap(\.origin) + byID.dropped + byName.dropped + lineage.dropped + forwarding.dropped + table.dropped
     }
 
     /// Lays the nodes out behind what is committed, claiming segments as needed.
@@ -266,9 +283,12 @@ final class CommitTransaction {
             if isNew { try raise(&slot.usedSegments) }
         }
         for placement in placements {
-            var live = try table.entry(placement.segment).live
-            try raise(&live, by: Self.liveUnits(placement.node.encodedLength))
-            try table.update(placement.segment) { $0.live = live }
+            let units = Self.liveUnits(placement.node.encodedLength)
+            var entry = try table.entry(placement.segment)
+            try raise(&entry.live, by: units)
+            try raise(&entry.written, by: units)
+            let updated = entry
+            try table.update(placement.segment) { $0 = updated }
         }
         if let last = ends.last { slot.catalogSegment = last.segment }
         for origin in replaced(by: placements.map(\.node)) {

@@ -9,6 +9,8 @@ enum LockLayout {
     static let commit = LockRange(start: 0)
     /// Held shared by every open handle; exclusively by whoever replaces or shrinks the store.
     static let presence = LockRange(start: 1)
+    /// Held exclusively while space is being reclaimed: deleting, compacting, repairing. Taken before the commit lock.
+    static let reclaim = LockRange(start: 3)
     private static let registrations: UInt64 = 1 << 40
     private static let claims: UInt64 = 1 << 41
 
