@@ -159,29 +159,59 @@ func code(_ body: () throws(FormatError) -> Void) -> FormatError.Code? {
 
     @Test func `an unknown read-only feature asks for reading only`() {
         #expect(!Feature.requiresReadOnly(Samples.slot))
-        #expect(refusal { $0.readOnlyCompat = 1 << 3 } == nil)
+        #expect(refusal { $0.readOnlyCompat |= 1 << 3 } == nil)
         var slot = Samples.slot
-        slot.readOnlyCompat = 1 << 3
+        slot.readOnlyCompat |= 1 << 3
         #expect(Feature.requiresReadOnly(slot))
     }
 
     @Test func `known features have names`() {
         #expect(Feature.names(incompat: 1, readOnlyCompat: 0, compat: 0).map(\.name) == ["draft"])
-        #expect(Feature.names(incompat: 0, readOnlyCompat: 1, compat: 1).isEmpty)
+        #expect(Feature.names(incompat: 0, readOnlyCompat: 1, compat: 1).map(\.name) == ["lineage"])
         #expect(Feature.names(incompat: Feature.knownIncompat, readOnlyCompat: 0, compat: 0).count == Feature.knownIncompat.nonzeroBitCount)
     }
 
-    @Test func `roots of later features are refused unless a feature bit explains them`() {
-        for offset in [248, 288] {
-            var slot = Samples.slot
-            slot.compat = 0
-            var bytes = slot.encoded(twin: 1)
-            #expect(refusal(of: bytes) == nil)
-            bytes[offset] = 1
-            #expect(refusal(of: bytes)?.code == .badField, "byte \(offset)")
-            bytes[64] = 1
-            #expect(refusal(of: bytes) == nil, "byte \(offset) with a read-only compatible feature")
+    @Test func `forwarding and lineage are there just when their features say so`() {
+        #expect(refusal { $0.forwarding = nil } == .badField)
+        #expect(refusal { $0.incompat = 0 } == .badField)
+        #expect(refusal { ($0.forwarding, $0.incompat) = (nil, 0) } == nil)
+        #expect(refusal { $0.lineage = nil } == .badField)
+        #expect(refusal { $0.readOnlyCompat = 0 } == .badField)
+        // A store without checkpoints has no lineage; a draft has none in any case.
+        #expect(refusal { ($0.checkpointCount, $0.catalogByID, $0.catalogByName) = (0, nil, nil) } == .badField)
+        #expect(refusal { ($0.checkpointCount, $0.catalogByID, $0.catalogByName, $0.lineage) = (0, nil, nil, nil) } == nil)
+        #expect(refusal { ($0.incompat, $0.readOnlyCompat, $0.forwarding, $0.lineage) = (Feature.draft, 0, nil, nil) } == nil)
+        #expect(refusal { ($0.incompat, $0.readOnlyCompat, $0.forwarding) = (Feature.draft, 0, nil) } == .badField)
+        #expect(refusal { $0.forwarding = $0.segmentTable } == .badField)
+        #expect(refusal { $0.lineage?.segment = SegmentIndex(1000) } == .badField)
+    }
+
+    @Test func `a draft store is for reading only`() {
+        var slot = Samples.slot
+        slot.incompat |= Feature.draft
+        #expect(Feature.requiresReadOnly(slot))
+    }
+
+    @Test func `entries of the lineage that no writer may write are refused`() {
+        let id = [UInt8](repeating: 0, count: 7) + [5]
+        let zeros = [UInt8](repeating: 0, count: 8)
+        func refusal(_ key: [UInt8], _ value: [UInt8]) -> FormatError.Code? {
+            code { () throws(FormatError) in _ = try LineageEntry.decode(key: key, value: value) }
         }
+        let node = [UInt8](repeating: 0, count: 8) + [1] + [UInt8](repeating: 0, count: 7)
+        #expect(refusal(id + zeros, node) == nil)
+        #expect(refusal(id + zeros, Array(node.dropLast())) == .badField)
+        #expect(refusal(id + zeros, zeros + [3] + Array(node[9...])) == .badField)
+        #expect(refusal(id + zeros, id.reversed() + Array(node[8...])) == .badField)
+        #expect(refusal(id + zeros + [0], node) == .badField)
+        #expect(refusal(id + id, []) == .badField)
+        #expect(refusal(id + zeros.dropLast() + [6], []) == nil)
+        #expect(refusal(id + zeros.dropLast() + [6], [0]) == .badField)
+        #expect(refusal(zeros + Array("latest".utf8), id.reversed()) == nil)
+        #expect(refusal(zeros + Array("latest".utf8), zeros) == .badField)
+        #expect(refusal(zeros + Array("a/b".utf8), id.reversed()) == .badField)
+        #expect(refusal(zeros + [0xFF], id.reversed()) == .badField)
+        #expect(refusal(zeros, id.reversed()) == .badField)
     }
 
     @Test func `feature names with wrong masks, bits or lengths are refused`() {

@@ -20,6 +20,8 @@ import Units
         #expect(Samples.tableInner.encoded(birth: BlockBirth(43)) == Samples.pinned(Vectors.tableInner))
         #expect(Samples.segmentHeader.encoded() == Samples.pinned(Vectors.segmentHeader))
         #expect(Samples.commitRecord.encoded() == Samples.pinned(Vectors.commitRecord))
+        #expect(Samples.lineage.encoded(birth: BlockBirth(43)) == Samples.pinned(Vectors.lineage))
+        #expect(Samples.movedRecord.encoded() == Samples.pinned(Vectors.movedRecord))
         #expect(Samples.slot.encoded(twin: 1) == Samples.pinned(Vectors.slot))
     }
 
@@ -37,6 +39,8 @@ import Units
         #expect(unsafe try TableInner.decode(Samples.pinned(Vectors.tableInner).span.bytes) == Samples.tableInner)
         #expect(unsafe try SegmentHeader.decode(Samples.pinned(Vectors.segmentHeader).span.bytes) == Samples.segmentHeader)
         #expect(unsafe try CommitRecord.decode(Samples.pinned(Vectors.commitRecord).span.bytes) == Samples.commitRecord)
+        #expect(unsafe try CatalogNode.decode(Samples.pinned(Vectors.lineage).span.bytes) == Samples.lineage)
+        #expect(unsafe try CommitRecord.decode(Samples.pinned(Vectors.movedRecord).span.bytes) == Samples.movedRecord)
         let slot = unsafe try Slot.decode(Samples.pinned(Vectors.slot).span.bytes, position: 11, twin: 1)
         #expect(slot == Samples.slot)
         #expect(unsafe try BlockPointer.decode(Samples.pinned(Vectors.pointer).span.bytes) == Samples.runPointer)
@@ -47,14 +51,14 @@ import Units
         let magics = BlockKind.allCases.map { kind in
             String(decoding: (0..<4).map { UInt8(truncatingIfNeeded: kind.magic >> (8 * $0)) }, as: UTF8.self)
         }
-        #expect(magics == ["CKRN", "CKLF", "CKPL", "CKIN", "CKCP", "CKBT", "CKTL", "CKTI", "CKSG", "CKCM"])
-        #expect(BlockKind.allCases.map(\.rawValue) == [UInt8](1...10))
+        #expect(magics == ["CKRN", "CKLF", "CKPL", "CKIN", "CKCP", "CKBT", "CKTL", "CKTI", "CKSG", "CKCM", "CKFT"])
+        #expect(BlockKind.allCases.map(\.rawValue) == [UInt8](1...11))
         for kind in BlockKind.allCases { #expect(BlockKind(magic: kind.magic) == kind) }
         #expect(BlockKind(magic: 0) == nil)
     }
 
     @Test func `the longest block of each kind is what the fields add up to`() {
         let lengths = BlockKind.allCases.map(\.maximumLength)
-        #expect(lengths == [65624, 32824, 4192, 5192, 65536, 4096, 2096, 2608, 128, 343])
+        #expect(lengths == [65624, 32824, 4192, 5192, 65536, 4096, 2096, 2608, 128, 343, 24616])
     }
 }

@@ -101,7 +101,23 @@ extension SeededRandom {
             storedBytes: ByteCount(next()), groupID: next(), regions: regionNames.map { region($0) })
     }
 
+    mutating func lineageNode() -> CatalogNode {
+        let entries: [LineageEntry] = (0..<1 + below(20)).map { _ in
+            let (a, b) = (CheckpointID(next() | 1), CheckpointID(next() & ~1 | 2))
+            switch below(3) {
+            case 0: return .node(a, parent: below(2) == 0 ? nil : b, LineageState.allCases[below(2)])
+            case 1: return .edge(parent: a, child: b)
+            default: return .reference(name(), a)
+            }
+        }
+        let unique = Dictionary(entries.map { ($0.key.bytes, $0.value) }, uniquingKeysWith: { first, _ in first })
+        return CatalogNode(
+            tree: .lineage, level: 0,
+            entries: unique.sorted { $0.key.lexicographicallyPrecedes($1.key) }.map { .init(key: $0.key, payload: .leaf($0.value)) })
+    }
+
     mutating func catalogNode() -> CatalogNode {
+        if below(3) == 0 { return lineageNode() }
         let tree = CatalogTree.allCases[below(2)]
         let level = UInt8(below(2) == 0 ? 0 : 1 + below(15))
         let count = 1 + below(20)
@@ -125,12 +141,12 @@ extension SeededRandom {
         case 0: .neverUsed
         case 1:
             SegmentEntry(
-                isUsed: false, segmentClass: SegmentClass.allCases[below(3)], committedLength: 0, live: 0,
+                isUsed: false, segmentClass: SegmentClass.allCases[below(3)], committedLength: 0, live: 0, written: 0,
                 birth: BlockBirth(next()), freedGeneration: Generation(next()))
         default:
             SegmentEntry(
                 isUsed: true, segmentClass: SegmentClass.allCases[below(3)], committedLength: UInt32(below(1 << 30)),
-                live: UInt32(below(1 << 20)), birth: BlockBirth(next()), freedGeneration: Generation(0))
+                live: UInt32(below(1 << 20)), written: UInt32(below(1 << 22)), birth: BlockBirth(next()), freedGeneration: Generation(0))
         }
     }
 
@@ -182,12 +198,17 @@ extension SeededRandom {
         let kind = SlotKind.allCases[below(2)]
         let generation = (next() >> UInt64(24 + below(36))) | 2
         let isEmpty = below(4) == 0
+        let (isDraft, isForwarding) = (below(4) == 0, below(2) == 0)
+        let features = (next(), next())
         return Slot(
             kind: kind, twin: UInt8(below(2)), uuid: .random(), generation: Generation(generation),
-            incompat: Feature.draft, readOnlyCompat: next(), compat: next(), geometry: geometry, pageHashSeed: next(),
+            incompat: (isDraft ? Feature.draft : 0) | (isForwarding ? Feature.forwarding : 0),
+            readOnlyCompat: isDraft ? features.0 & ~Feature.lineage : features.0 | Feature.lineage, compat: features.1, geometry: geometry, pageHashSeed: next(),
             commitTimeNanoseconds: next(), catalogByID: isEmpty ? nil : within(.catalogNode, &self),
             catalogByName: isEmpty ? nil : within(.catalogNode, &self),
             segmentTable: within(geometry.tableDepth == 0 ? .tableLeaf : .tableInner, &self),
+            forwarding: isForwarding ? within(.catalogNode, &self) : nil,
+            lineage: isEmpty || isDraft ? nil : within(.catalogNode, &self),
             checkpointCount: isEmpty ? 0 : next() >> 1 | 1, usedSegments: UInt32(next() % UInt64(geometry.segmentCount)),
             catalogSegment: isEmpty ? nil : SegmentIndex(next() % UInt64(geometry.segmentCount)),
             allocationHint: SegmentIndex(next() % UInt64(geometry.segmentCount)), reserveSegments: UInt32(next() >> 32),

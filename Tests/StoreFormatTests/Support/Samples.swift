@@ -121,19 +121,33 @@ enum Samples {
                 payload: .child(pointer(.catalogNode, segment: 5, offset: 8192, length: 4096, birth: 44, hash: 0xE0))),
         ])
 
+    /// A reference, a tombstone with two children, and those.
+    static let lineage = CatalogNode(
+        tree: .lineage, level: 0,
+        entries: lineageEntries.map { .init(key: $0.key.bytes, payload: .leaf($0.value)) })
+
+    static let lineageEntries: [LineageEntry] = [
+        .reference("latest", CheckpointID(0x1122_3344_5566_7788)),
+        .node(CheckpointID(2), parent: nil, .tombstone),
+        .edge(parent: CheckpointID(2), child: CheckpointID(0x0102_0304_0506_0708)),
+        .edge(parent: CheckpointID(2), child: CheckpointID(0x1122_3344_5566_7788)),
+        .node(CheckpointID(0x0102_0304_0506_0708), parent: CheckpointID(2), .living),
+        .node(CheckpointID(0x1122_3344_5566_7788), parent: CheckpointID(2), .living),
+    ]
+
     static let tableLeaf: TableLeaf = {
         var entries = [SegmentEntry](repeating: .neverUsed, count: 64)
         entries[0] = SegmentEntry(
-            isUsed: true, segmentClass: .runs, committedLength: 65536, live: 512, birth: birth,
+            isUsed: true, segmentClass: .runs, committedLength: 65536, live: 512, written: 700, birth: birth,
             freedGeneration: Generation(0))
         entries[1] = SegmentEntry(
-            isUsed: true, segmentClass: .catalog, committedLength: 8192, live: 9, birth: BlockBirth(43),
+            isUsed: true, segmentClass: .catalog, committedLength: 8192, live: 9, written: 9, birth: BlockBirth(43),
             freedGeneration: Generation(7))
         entries[2] = SegmentEntry(
-            isUsed: false, segmentClass: .index, committedLength: 0, live: 0, birth: BlockBirth(id.rawValue - 9),
+            isUsed: false, segmentClass: .index, committedLength: 0, live: 0, written: 0, birth: BlockBirth(id.rawValue - 9),
             freedGeneration: Generation(40))
         entries[63] = SegmentEntry(
-            isUsed: true, segmentClass: .index, committedLength: 2_097_152, live: 3, birth: birth,
+            isUsed: true, segmentClass: .index, committedLength: 2_097_152, live: 3, written: 0x0102_0304, birth: birth,
             freedGeneration: Generation(0))
         return TableLeaf(firstSegment: SegmentIndex(128), entries: entries)
     }()
@@ -153,8 +167,13 @@ enum Samples {
         record: recordPointer, segment: SegmentIndex(9), firstOffset: SegmentOffset(4096), endOffset: SegmentOffset(9999),
         name: "night 1", birth: birth)
 
+    /// Behind blocks that a compaction has moved.
+    static let movedRecord = CommitRecord(
+        record: nil, segment: SegmentIndex(10), firstOffset: SegmentOffset(128), endOffset: SegmentOffset(5000), name: "",
+        birth: BlockBirth(0x7777_6666_5555_4444))
+
     static let slot = Slot(
-        kind: .commit, twin: 1, uuid: uuid, generation: Generation(43), incompat: Feature.draft, readOnlyCompat: 0,
+        kind: .commit, twin: 1, uuid: uuid, generation: Generation(43), incompat: Feature.forwarding, readOnlyCompat: Feature.lineage,
         compat: 1 << 5,
         geometry: Geometry(
             segmentSize: 2_097_152, commitUnit: 8192, segmentCount: 1000, twinOffset: MediumOffset(1 << 20)),
@@ -162,10 +181,13 @@ enum Samples {
         catalogByID: pointer(.catalogNode, segment: 5, offset: 4096, length: 4000, birth: 43, hash: 0x11),
         catalogByName: pointer(.catalogNode, segment: 5, offset: 8192, length: 4096, birth: 43, hash: 0x22),
         segmentTable: pointer(.tableInner, segment: 5, offset: 12288, length: 88, birth: 43, hash: 0x33),
+        forwarding: pointer(.catalogNode, segment: 5, offset: 12416, length: 96, birth: 42, hash: 0x44),
+        lineage: pointer(.catalogNode, segment: 5, offset: 12544, length: 144, birth: 43, hash: 0x55),
         checkpointCount: 2, usedSegments: 17, catalogSegment: SegmentIndex(5), allocationHint: SegmentIndex(18),
         reserveSegments: 24, eraseUnit: .kibibytes(512), baseGeneration: Generation(43),
         featureNames: [
-            FeatureName(mask: .incompat, bit: 0, name: "draft"),
+            FeatureName(mask: .incompat, bit: 1, name: "forwarding"),
+            FeatureName(mask: .readOnlyCompat, bit: 0, name: "lineage"),
             FeatureName(mask: .compat, bit: 5, name: "fast-listen"),
         ])
 
@@ -192,6 +214,12 @@ enum Samples {
         },
         Sample(name: "catalogInner", kind: .catalogNode, bytes: pinned(Vectors.catalogInner)) { b in
             try CatalogNode.decode(b).encoded(birth: BlockBirth(44))
+        },
+        Sample(name: "lineage", kind: .catalogNode, bytes: pinned(Vectors.lineage)) { b in
+            try CatalogNode.decode(b).encoded(birth: BlockBirth(43))
+        },
+        Sample(name: "movedRecord", kind: .commitRecord, bytes: pinned(Vectors.movedRecord)) { b in
+            try CommitRecord.decode(b).encoded()
         },
         Sample(name: "tableLeaf", kind: .tableLeaf, bytes: pinned(Vectors.tableLeaf)) { b in
             try TableLeaf.decode(b).encoded(birth: BlockBirth(43))
