@@ -95,9 +95,9 @@ extension Verifier {
         }
     }
 
-    /// What was reached must be counted by the table.
+    /// What was reached must be counted by the table. What it counts beyond that is lost space.
     func checkLive() throws(StoreError) {
-        let (entries, live, uncounted) = state.withLock { ($0.entries, $0.live, $0.uncounted) }
+        let (entries, live, uncounted) = state.withLock { ($0.entries, $0.allLive(), $0.uncounted) }
         for (segment, pointer) in uncounted.sorted(by: { $0.key < $1.key }) {
             try noteStore(
                 "the segment table does not count segment \(segment) as written where there is a \(pointer.kind)",
@@ -107,5 +107,26 @@ extension Verifier {
             guard let entry = entries[segment], units > UInt64(entry.live) else { continue }
             try noteStore("live of segment \(segment) is \(entry.live), but \(units) are reachable")
         }
+        guard report.isSound else { return }
+        var (pages, blocks) = (UInt64(0), UInt64(0))
+        for (segment, entry) in entries {
+            let lost = UInt64(entry.live) - (live[segment] ?? 0)
+            if entry.segmentClass == .runs { pages += lost } else { blocks += lost }
+        }
+        state.withLock { state in
+            state.report.lostPages = PageCount(pages)
+            state.report.lostBytes = ByteCount(blocks * UInt64(blockAlignment))
+        }
+    }
+}
+
+extension Verifier.State {
+    /// What is reachable in each segment, pages that are only hidden included.
+    fileprivate func allLive() -> [SegmentIndex: UInt64] {
+        var all = live
+        for (key, page) in hidden {
+            all[page.segment, default: 0] += UInt64((page.places & ~(runs[key]?.places ?? 0)).nonzeroBitCount)
+        }
+        return all
     }
 }

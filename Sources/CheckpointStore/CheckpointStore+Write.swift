@@ -8,9 +8,9 @@ import Units
 extension CheckpointStore {
     /// Begins a checkpoint.
     ///
-    /// - Parameter parent: the checkpoint that regions are taken over from; nil: none.
-    /// - Throws: `.exists` when there is one of that name, `.notFound` when the parent is not there,
-    ///   `.invalidInput` for a bad name, `.readOnly`, `.storeFailed`.
+    /// - Parameter parent: the checkpoint that regions are taken over from, by its name or one that moves; nil: none.
+    /// - Throws: `.exists` when that name is taken, `.notFound` when the parent is not there,
+    ///   `.invalidInput` for a bad name and for `latest`, `.readOnly`, `.storeFailed`.
     public func begin(
         _ name: String, parent: String? = nil, options: WriterOptions = WriterOptions()
     ) throws(StoreError) -> CheckpointWriter {
@@ -18,9 +18,10 @@ extension CheckpointStore {
         do { try Names.check(name) } catch {
             throw StoreError(.invalidInput, "\(error)", remedy: "Choose another name.", medium: medium.name, checkpoint: name)
         }
+        for reference in options.references + [name] { try checkReference(reference) }
         let base = try register()
         do throws(StoreError) {
-            if try catalogID(of: name, in: base) != nil { throw Self.nameTaken(name, medium) }
+            if try checkpointID(of: name, in: base) != nil { throw Self.nameTaken(name, medium) }
             var parentRecord: CheckpointRecord?
             if let parent { parentRecord = try record(named: parent, in: base) }
             let writer = CheckpointWriter(store: self, name: name, base: base, parent: parentRecord, options: options)
@@ -33,7 +34,7 @@ extension CheckpointStore {
     }
 
     private func record(named name: String, in slot: Slot) throws(StoreError) -> CheckpointRecord {
-        guard let id = try catalogID(of: name, in: slot), let value = try catalogValue(of: id, in: slot) else {
+        guard let id = try checkpointID(of: name, in: slot), let value = try catalogValue(of: id, in: slot) else {
             throw StoreError(
                 .notFound, "there is no checkpoint of that name to be the parent",
                 remedy: "`ckstore list` shows those that there are.", medium: medium.name, checkpoint: name)
@@ -60,7 +61,7 @@ extension CheckpointStore {
         }
         let generation = try commit { transaction throws(StoreError) in
             for one in prepared {
-                try transaction.add(one.record, at: one.pointer)
+                try transaction.add(one.record, at: one.pointer, references: one.references)
                 for use in one.uses { try transaction.append(use) }
             }
             return transaction.generation

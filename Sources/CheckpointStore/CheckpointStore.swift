@@ -86,10 +86,26 @@ public final class CheckpointStore: Sendable {
         let (failure, isClosed) = state.withLock { ($0.failure, $0.isClosed) }
         precondition(!isClosed, "the store has been closed")
         if let failure { throw failure }
-        if forWriting, isReadOnly {
-            throw StoreError(
-                .readOnly, "the store is open for reading only", remedy: "Open it for writing.", medium: medium.name)
+        if forWriting {
+            try checkWritable(state.withLock { $0.newest })
+            if isReadOnly {
+                throw StoreError(
+                    .readOnly, "the store is open for reading only", remedy: "Open it for writing.", medium: medium.name)
+            }
         }
+    }
+
+    /// Throws when `slot` has features that let this version read the store, but not write it.
+    func checkWritable(_ slot: Slot) throws(StoreError) {
+        guard Feature.requiresReadOnly(slot) else { return }
+        if slot.incompat & Feature.draft != 0 {
+            throw StoreError(
+                .readOnly, "the store was made before version 1 of the format; it can be read, not written",
+                remedy: "Create a new store, and bring its checkpoints there with `ckstore send` and `ckstore receive`.", medium: medium.name)
+        }
+        throw StoreError(
+            .readOnly, "writing it needs features that this version does not know: \(Feature.unknownForWriting(slot).joined(separator: ", "))",
+            remedy: "Use a newer ckstore to write it.", medium: medium.name)
     }
 
     /// Makes the handle refuse everything from now on, and returns the error that says so.

@@ -36,6 +36,8 @@ public struct StoreError: Error, Sendable, CustomStringConvertible {
         public static let notFound = Code(rawValue: "not-found")
         /// A checkpoint, region or medium of that name is there already.
         public static let exists = Code(rawValue: "exists")
+        /// A name that was pointed at the checkpoint keeps it from being deleted.
+        public static let referenced = Code(rawValue: "referenced")
         /// What the caller handed in can't be stored: a bad name, size or range.
         public static let invalidInput = Code(rawValue: "invalid-input")
         /// The medium or an input file failed to read or write.

@@ -87,12 +87,21 @@ public enum Feature {
         slot.readOnlyCompat & ~knownReadOnlyCompat != 0 || slot.incompat & draft != 0
     }
 
+    /// What writing `slot`'s store needs that this version does not know, by name where there is one.
+    public static func unknownForWriting(_ slot: Slot) -> [String] {
+        list(slot.readOnlyCompat & ~knownReadOnlyCompat, .readOnlyCompat, slot.featureNames)
+    }
+
+    private static func list(_ bits: UInt64, _ mask: FeatureMask, _ names: [FeatureName]) -> [String] {
+        (UInt8(0)..<64).filter { bits >> UInt64($0) & 1 == 1 }.map { bit in
+            names.first { $0.mask == mask && $0.bit == bit }.map { "\"\($0.name)\"" } ?? "bit \(bit)"
+        }
+    }
+
     static func check(incompat: UInt64, names: [FeatureName]) throws(FormatError) {
         let unknown = incompat & ~knownIncompat
         if unknown == 0 { return }
-        let list = (UInt8(0)..<64).filter { unknown >> UInt64($0) & 1 == 1 }.map { bit in
-            names.first { $0.mask == .incompat && $0.bit == bit }.map { "\"\($0.name)\"" } ?? "bit \(bit)"
-        }
+        let list = list(unknown, .incompat, names)
         throw FormatError(
             .unknownFeature, subject: "slot",
             reason: "the store needs features that this version does not know: \(list.joined(separator: ", "))")

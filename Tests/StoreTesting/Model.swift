@@ -131,5 +131,8 @@ extension CheckpointStore {
         guard deep else { return }
         let report = try verify(options: VerifyOptions(checksPages: true, parallelism: parallelism))
         if let damage = report.damages.first { throw Mismatch("verify finds \(report.damages.count) damages: \(damage)") }
+        guard report.lostPages == .zero, report.lostBytes == .zero else {
+            throw Mismatch("the table counts \(report.lostPages) pages and \(report.lostBytes) bytes as alive that nothing reaches")
+        }
     }
 }

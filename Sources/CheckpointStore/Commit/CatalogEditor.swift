@@ -120,6 +120,27 @@ final class CatalogEditor {
         return try store.catalogValue(of: key, tree: tree, root: root)
     }
 
+    /// Calls `body` with the entries from `low` on, ascending, until it returns false. O(log n + entries).
+    func forEach(from low: Key, _ body: (Key, [UInt8]) throws(StoreError) -> Bool) throws(StoreError) {
+        if let root { _ = try visit(root, level: nil, from: low, body) }
+    }
+
+    private func visit(
+        _ child: EditedChild<Node>, level: UInt8?, from low: Key, _ body: (Key, [UInt8]) throws(StoreError) -> Bool
+    ) throws(StoreError) -> Bool {
+        let node = try edit(child, level: level)
+        let start = node.level == 0 ? 0 : node.childIndex(low)
+        for (key, payload) in node.entries[start...] {
+            switch payload {
+            case .value(let value):
+                if !key.lexicographicallyPrecedes(low), try !body(key, value) { return false }
+            case .child(let child):
+                guard try visit(child, level: node.level - 1, from: low, body) else { return false }
+            }
+        }
+        return true
+    }
+
     /// The edited nodes, children before parents.
     func dirtyNodes() -> [Node] {
         var nodes: [Node] = []

@@ -74,7 +74,10 @@ extension CheckpointStore {
             let ring = try SlotRing.read(medium, generation: nil)
             var found = ring.slot
             found.twin = slot.twin
-            if found == slot { return (slot, ring) }
+            if found == slot {
+                try checkWritable(slot)
+                return (slot, ring)
+            }
             state.withLock { state in
                 state.newest = ring.slot
                 state.settled = Generation(UInt64(0))
@@ -112,7 +115,7 @@ extension CheckpointStore {
 
     static func nameTaken(_ name: String, _ medium: any Medium) -> StoreError {
         StoreError(
-            .exists, "there is a checkpoint of that name already", remedy: "Choose another name, or delete it first.",
+            .exists, "that name is taken already, by a checkpoint or as a name that moves", remedy: "Choose another name, or delete it first.",
             medium: medium.name, checkpoint: name)
     }
 

@@ -26,6 +26,8 @@ final class CommitTransaction {
     var slot: Slot
     /// Whether the reserve may be used: for delete, compaction, abort.
     var mayUseReserve = false
+    /// Segments of runs and index that blocks were released from.
+    var lowered: Set<SegmentIndex> = []
     private var freshCatalogSegments: [SegmentClaim] = []
 
     init(store: CheckpointStore, base: Slot, segmentCount: UInt32? = nil) throws(StoreError) {
@@ -51,8 +53,8 @@ final class CommitTransaction {
 
     // MARK: changes
 
-    /// Adds a checkpoint whose record is stored. Its name must be free and its parent still there.
-    func add(_ record: CheckpointRecord, at pointer: BlockPointer) throws(StoreError) {
+    /// Adds a checkpoint whose record is stored. Its name must be free and its parent still there. `latest` and `references` move to it.
+    func add(_ record: CheckpointRecord, at pointer: BlockPointer, references: [String] = []) throws(StoreError) {
         if let parent = record.parent, !store.has(.skipsParentCheck), try byID.value(of: CatalogTree.key(parent)) == nil {
             throw StoreError(
                 .wrongBase, "its parent \(parent) has been deleted meanwhile",
@@ -66,23 +68,20 @@ final class CommitTransaction {
         let value = CatalogValue(record: pointer, generation: generation, flags: 0)
         try byID.insert(CatalogTree.key(record.id), value.encoded())
         try byName.insert(name, CatalogTree.value(record.id))
-        try insert(.node(record.id, parent: record.parent, .living))
-        if let parent = record.parent { try insert(.edge(parent: parent, child: record.id)) }
+        let lineage = lineageTree
+        guard try lineage.reference(record.name) == nil || store.has(.skipsNameCheck) else {
+            throw CheckpointStore.nameTaken(record.name, store.medium)
+        }
+        try lineage.add(record.id, parent: record.parent)
+        for reference in references { try point(reference, to: record.id) }
+        try lineage.point(Reference.latest, to: record.id)
         try raise(&slot.checkpointCount)
     }
 
-    private func insert(_ entry: LineageEntry) throws(StoreError) { try lineage.insert(entry.key.bytes, entry.value) }
-
-    /// Takes a checkpoint out of the catalog. What it alone names is freed by whoever sweeps.
-    func remove(_ id: CheckpointID, name: String) throws(StoreError) {
-        guard try byID.remove(CatalogTree.key(id)), try byName.remove(CatalogTree.key(name)) else {
-            throw StoreError(.corrupt, "the catalog's trees disagree", medium: store.medium.name, checkpoint: name)
-        }
-        try lower(&slot.checkpointCount)
-    }
-
-    /// Records what a checkpoint appended to a segment that its writer has claimed.
+    /// Records what a checkpoint appended to a segment that its writer has claimed. Where it wrote nothing that it still reaches, what it
+    /// wrote is left behind as that of an aborted writer is.
     func append(_ use: SegmentUse) throws(StoreError) {
+        guard use.live > 0 else { return }
         var isNew = false
         try table.update(use.segment) { entry in
             isNew = !entry.isUsed
@@ -112,18 +111,18 @@ final class CommitTransaction {
     }
 
     /// Counters come from the medium: one that would leave its range was wrong before.
-    private func raise<Counter: FixedWidthInteger>(_ counter: inout Counter, by added: Counter = 1) throws(StoreError) {
+    func raise<Counter: FixedWidthInteger>(_ counter: inout Counter, by added: Counter = 1) throws(StoreError) {
         let (sum, overflow) = counter.addingReportingOverflow(added)
         guard !overflow else { throw inconsistent("a counter of the store is too high to be right") }
         counter = sum
     }
 
-    private func lower<Counter: FixedWidthInteger>(_ counter: inout Counter) throws(StoreError) {
+    func lower<Counter: FixedWidthInteger>(_ counter: inout Counter) throws(StoreError) {
         guard counter > 0 else { throw inconsistent("a counter of the store is too low to be right") }
         counter -= 1
     }
 
-    private func inconsistent(_ reason: String) -> StoreError {
+    func inconsistent(_ reason: String) -> StoreError {
         StoreError(.corrupt, reason, remedy: "Run `ckstore verify`.", medium: store.medium.name)
     }
 

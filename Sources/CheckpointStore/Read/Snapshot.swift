@@ -44,17 +44,13 @@ public final class Snapshot: Sendable {
         return names
     }
 
-    /// The checkpoint called `name`. O(log n).
+    /// The checkpoint called `name`, or the one that a moving name leads to. O(log n).
     /// - Throws: `.notFound`.
     public func checkpoint(named name: String) throws(StoreError) -> CheckpointInfo {
-        guard let id = try store.catalogID(of: name, in: slot) else {
-            throw StoreError(
-                .notFound, "there is no checkpoint of that name", remedy: "`ckstore list` shows those that there are.",
-                medium: store.medium.name, checkpoint: name)
-        }
+        guard let id = try store.checkpointID(of: name, in: slot) else { throw store.noCheckpoint(name) }
         guard let value = try store.catalogValue(of: id, in: slot) else { throw disagreement(name, "\(id), which is not there") }
         let record = try store.readRecord(value, id: id)
-        guard Names.equal(record.name, name) else { throw disagreement(name, record.name) }
+        if !Names.equal(record.name, name), try store.catalogID(of: name, in: slot) != nil { throw disagreement(name, record.name) }
         return CheckpointInfo(record, generation: value.generation)
     }
 
@@ -78,7 +74,7 @@ public final class Snapshot: Sendable {
     /// Opens a checkpoint for reading its regions.
     public func reader(_ info: CheckpointInfo) -> CheckpointReader { CheckpointReader(snapshot: self, info: info) }
 
-    /// Opens the checkpoint called `name`. O(log n).
+    /// Opens the checkpoint called `name`, or the one that a moving name leads to. O(log n).
     public func reader(named name: String) throws(StoreError) -> CheckpointReader { reader(try checkpoint(named: name)) }
 }
 

@@ -19,9 +19,19 @@ final class SpanMap: Sendable {
     let base: BlockPointer?
     /// What the patch leaf changes, when there is one: pages that differ from the base.
     let patched: PageSet
+    /// Where the base has the pages that the patch leaf changes: descendants may still read them through it.
+    let hidden: [HiddenPage]
+
+    /// A page of the base behind an entry of a patch leaf.
+    struct HiddenPage: Sendable {
+        /// Which of `runs`.
+        var run: UInt16
+        var offset: UInt8
+    }
 
     init(
-        runs: [BlockPointer], runOf: [UInt16], offsetOf: [UInt8], hashes: [Hash128], base: BlockPointer?, patched: PageSet
+        runs: [BlockPointer], runOf: [UInt16], offsetOf: [UInt8], hashes: [Hash128], base: BlockPointer?, patched: PageSet,
+        hidden: [HiddenPage] = []
     ) {
         self.runs = runs
         self.runOf = runOf
@@ -29,6 +39,7 @@ final class SpanMap: Sendable {
         self.hashes = hashes
         self.base = base
         self.patched = patched
+        self.hidden = hidden
     }
 
     static let empty = SpanMap(
@@ -59,15 +70,18 @@ final class SpanMap: Sendable {
         var offsetOf = base.offsetOf
         var hashes = base.hashes
         var patched = PageSet()
+        var hidden: [HiddenPage] = []
         for entry in patch.entries {
             let page = Int(entry.page)
             patched.insert(page)
+            if runOf[page] != SpanMap.zeroPage { hidden.append(HiddenPage(run: runOf[page], offset: offsetOf[page])) }
             runOf[page] = entry.run.map { $0 + UInt16(base.runs.count) } ?? SpanMap.zeroPage
             offsetOf[page] = entry.pageOffset
             hashes[page] = entry.hash
         }
         self.init(
-            runs: base.runs + patch.runs, runOf: runOf, offsetOf: offsetOf, hashes: hashes, base: base.base, patched: patched)
+            runs: base.runs + patch.runs, runOf: runOf, offsetOf: offsetOf, hashes: hashes, base: base.base, patched: patched,
+            hidden: hidden)
     }
 
     @inline(__always) func isZero(_ page: Int) -> Bool { runOf[page] == SpanMap.zeroPage }

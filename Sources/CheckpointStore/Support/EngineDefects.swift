@@ -47,6 +47,8 @@ package struct EngineDefects: OptionSet, Sendable {
     package static let trustsPoisonedStores = EngineDefects(rawValue: 1 << 16)
     /// The torn slot of a commit that was cut short stays where the next slot comes.
     package static let leavesRemains = EngineDefects(rawValue: 1 << 17)
+    /// A deletion compares with the nearest living ancestor and descendants alone, not with other branches.
+    package static let forgetsSiblings = EngineDefects(rawValue: 1 << 18)
 }
 
 extension CheckpointStore {

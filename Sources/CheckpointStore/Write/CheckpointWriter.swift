@@ -40,6 +40,8 @@ public final class CheckpointWriter: Sendable {
         var idleLanes: [Lane] = []
         var laneCount = 0
         var gatherers: [RegionKey: PageGatherer] = [:]
+        /// What it wrote in each segment and has superseded itself, counted as `live` is.
+        var superseded: [SegmentIndex: UInt32] = [:]
         var isCancelled = false
         var phase = Phase.open
         /// Calls that are putting pages right now; ending waits for them.
@@ -223,6 +225,11 @@ public final class CheckpointWriter: Sendable {
         try queue.drain()
     }
 
+    /// Notes that a block of its own, or pages of a run, will not be reached from the checkpoint.
+    func discount(_ block: BlockPointer, _ places: UInt16) {
+        state.withLock { $0.superseded[block.segment, default: 0] += CommitTransaction.units(of: block, places: places) }
+    }
+
     func gatherer(for region: RegionState) -> PageGatherer {
         state.withLock { state in
             if let known = state.gatherers[region.key] { return known }
@@ -277,6 +284,8 @@ public final class CheckpointWriter: Sendable {
         var record: CheckpointRecord
         var pointer: BlockPointer
         var uses: [SegmentUse]
+        /// Names that move to it.
+        var references: [String]
         /// Bytes handed to the medium that no flush has covered.
         var writtenBytes: Int
     }
@@ -314,8 +323,10 @@ public final class CheckpointWriter: Sendable {
         for lane in lanes { uses += try lane.data.finish(record: pointer, name: name) }
         try queue.drain()
         try checkNotCancelled()
+        let superseded = state.withLock { $0.superseded }
+        for index in uses.indices { uses[index].live -= superseded[uses[index].segment] ?? 0 }
         return Prepared(
-            record: record, pointer: pointer, uses: uses,
+            record: record, pointer: pointer, uses: uses, references: options.references,
             writtenBytes: uses.reduce(0) { $0 + $1.committedLength - $1.firstOffset })
     }
 

@@ -109,11 +109,22 @@ extension CheckpointWriter {
             }
             let builder = SpanBuilder(writer: self, lane: lane, key: region.key, limit: region.limit(of: span))
             let outcome = try builder.save(input, parent: parent, parentLeaf: leaf)
+            if let leaf, leaf.birth == BlockBirth(id), outcome.leaf != leaf {
+                try supersede(leaf, by: outcome.leaf, key: region.key, span: span)
+            }
             region.record(outcome, span: span, isChanged: outcome.leaf != leaf)
         } catch {
             let first = span.firstPage
             throw error.at(checkpoint: name, region: region.name, pages: first..<first + PageCount(pagesPerSpan))
         }
+    }
+
+    /// Takes what only `old`, a leaf of this writer's own, led to off what this checkpoint has written: nothing will reach it.
+    private func supersede(_ old: BlockPointer, by new: BlockPointer?, key: RegionKey, span: SpanIndex) throws(StoreError) {
+        let leaves = SpanListingReader(store: store, key: key, span: span) { pointer throws(StoreError) in try self.indexBlock(pointer) }
+        var dead = try leaves.listing(old)
+        if let new { dead.subtract(try leaves.listing(new)) }
+        try dead.forEach(of: BlockBirth(id)) { (block, places) throws(StoreError) in discount(block, places) }
     }
 
     /// The leaf of a span as the checkpoint has it now: its own, or the parent's.

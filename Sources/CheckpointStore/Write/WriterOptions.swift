@@ -10,17 +10,20 @@ public struct WriterOptions: Sendable {
     public var parallelism: Int
     /// Labels to start with.
     public var labels: [String: String]
+    /// Names that the commit points at the new checkpoint, whether they are new or led elsewhere.
+    public var references: [String]
     /// Called by the working threads after each span, with the pages that the call under way has done so far (pages put singly:
     /// those of the span that was saved); must be quick.
     public var progress: (@Sendable (PageCount) -> Void)?
 
     public init(
-        parallelism: Int = WriterOptions.defaultParallelism, labels: [String: String] = [:],
+        parallelism: Int = WriterOptions.defaultParallelism, labels: [String: String] = [:], references: [String] = [],
         progress: (@Sendable (PageCount) -> Void)? = nil
     ) {
         precondition(parallelism >= 1)
         self.parallelism = parallelism
         self.labels = labels
+        self.references = references
         self.progress = progress
     }
 

@@ -1,0 +1,78 @@
+// What a commit does to the lineage, to names that move, and to the count of what is alive.
+//
+// Invariants:
+// - Catalog and lineage name the same checkpoints after every change.
+// - `live` of a segment is counted down once for each block, or page of a run, that dies, by `release` alone.
+
+import Media
+import StoreFormat
+import Units
+
+extension CommitTransaction {
+    /// The lineage as this commit leaves it so far.
+    var lineageTree: LineageTree { LineageTree(store: store, editing: lineage) }
+
+    /// Points a moving name at a checkpoint of the new generation.
+    func point(_ name: String, to id: CheckpointID) throws(StoreError) {
+        guard try byName.value(of: CatalogTree.key(name)) == nil else {
+            throw StoreError(
+                .exists, "there is a checkpoint of that name, so it can't be a name that moves", remedy: "Choose another name.",
+                medium: store.medium.name, checkpoint: name)
+        }
+        try lineageTree.point(name, to: id)
+    }
+
+    /// Takes a checkpoint out of the catalog and the lineage; `latest` goes to its nearest living ancestor if it led there. What it alone names
+    /// must have been released before.
+    func remove(_ id: CheckpointID, name: String) throws(StoreError) {
+        let lineage = lineageTree
+        if try lineage.reference(Reference.latest) == id {
+            if let ancestor = try lineage.livingAncestor(of: id) {
+                try lineage.point(Reference.latest, to: ancestor)
+            } else {
+                try lineage.removeReference(Reference.latest)
+            }
+        }
+        try lineage.bury(id)
+        guard try byID.remove(CatalogTree.key(id)), try byName.remove(CatalogTree.key(name)) else {
+            throw StoreError(.corrupt, "the catalog's trees disagree", medium: store.medium.name, checkpoint: name)
+        }
+        try lower(&slot.checkpointCount)
+    }
+
+    /// Takes a block that died off what is alive in its segment.
+    ///
+    /// - Parameter places: of a run, the pages that died; of other blocks, any.
+    /// - Throws: `.corrupt` when the table counts less than that as alive.
+    func release(_ pointer: BlockPointer, places: UInt16) throws(StoreError) {
+        let units = Self.units(of: pointer, places: places)
+        let entry = try table.entry(pointer.segment)
+        guard entry.isUsed, entry.segmentClass == SegmentClass(holding: pointer.kind), entry.live >= units else {
+            throw inconsistent("the segment table counts less than is live in segment \(pointer.segment)")
+        }
+        try table.update(pointer.segment) { $0.live -= units }
+        lowered.insert(pointer.segment)
+    }
+
+    /// What a block counts in its segment's `live`.
+    static func units(of pointer: BlockPointer, places: UInt16) -> UInt32 {
+        pointer.kind == .run ? UInt32(places.nonzeroBitCount) : liveUnits(Int(pointer.storedLength))
+    }
+
+    /// Frees the segments from which the last block has been released, where nobody is writing to them. Returns those; this handle
+    /// holds their claims.
+    func freeEmptied() throws(StoreError) -> [SegmentIndex] {
+        var freed: [SegmentIndex] = []
+        do {
+            for segment in lowered.sorted() where try table.entry(segment).live == 0 {
+                guard try store.lockClaim(segment) else { continue }
+                freed.append(segment)
+                try free(segment)
+            }
+        } catch {
+            store.unclaim(freed)
+            throw error
+        }
+        return freed
+    }
+}
