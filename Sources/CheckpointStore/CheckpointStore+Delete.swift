@@ -27,7 +27,8 @@ extension CheckpointStore {
         var result = DeleteResult(deleted: names, freedSegments: 0, obstacle: nil)
         var claims: [SegmentIndex] = []
         defer { unclaim(claims) }
-        let generation = try commit { transaction throws(StoreError) in
+        let generation = try underReclaimLock { () throws(StoreError) in
+            try commit { transaction throws(StoreError) in
             transaction.mayUseReserve = true
             var doomed = Set<CheckpointID>()
             for name in names {
@@ -42,12 +43,14 @@ extension CheckpointStore {
             do throws(StoreError) {
                 let live = try liveUnits(in: transaction.base, without: doomed)
                 claims = try sweep(transaction, live: live)
+                try transaction.forgetMoves(into: Set(claims))
                 result.freedSegments = claims.count
             } catch {
                 guard [.corrupt, .truncated, .ioFailed].contains(error.code) else { throw error }
                 result.obstacle = error
             }
             return transaction.generation
+            }
         }
         // One more generation makes this one old enough for its freed segments to be used again.
         // The deletion is durable: what goes wrong from here on only delays the use of the space.
@@ -63,11 +66,12 @@ extension CheckpointStore {
         in slot: Slot, without doomed: Set<CheckpointID>
     ) throws(StoreError) -> [SegmentIndex: UInt32] {
         var live: [SegmentIndex: UInt32] = [:]
-        var walk = TreeWalk(store: self, reportsSharing: false) { pointer, pages, _ in
-            let units = pointer.kind == .run ? UInt32(pages) : CommitTransaction.liveUnits(Int(pointer.storedLength))
-            live[pointer.segment, default: 0] += units
+        let blocks = blocks(in: slot)
+        let rest = try catalogValues(in: slot).filter { !doomed.contains($0.id) }
+        try TreeWalk(blocks: blocks).walk(rest) { (block) throws(StoreError) in
+            let pointer = try blocks.resolve(block.pointer).pointer
+            live[pointer.segment, default: 0] += CommitTransaction.liveUnits(of: pointer, places: block.places)
         }
-        for (id, value) in try catalogValues(in: slot) where !doomed.contains(id) { try walk.walk(value, id: id) }
         return live
     }
 
@@ -98,7 +102,8 @@ extension CheckpointStore {
         return freed
     }
 
-    private func unclaim(_ segments: [SegmentIndex]) {
+    /// Gives claims of segments up that this handle holds to free them.
+    func unclaim(_ segments: [SegmentIndex]) {
         state.withLock { state in
             guard !state.isClosed else { return }
             for segment in segments where state.claims.remove(segment) != nil {
@@ -108,7 +113,7 @@ extension CheckpointStore {
     }
 
     /// Gives the medium back what was freed, unless somebody may still read it in an older generation.
-    private func discard(_ claimed: [SegmentIndex]) throws(StoreError) {
+    func discard(_ claimed: [SegmentIndex]) throws(StoreError) {
         guard !claimed.isEmpty else { return }
         let slot = try settledSlot()
         var table = TableReader(store: self, slot: slot)

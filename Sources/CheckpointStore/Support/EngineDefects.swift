@@ -47,6 +47,18 @@ package struct EngineDefects: OptionSet, Sendable {
     package static let trustsPoisonedStores = EngineDefects(rawValue: 1 << 16)
     /// The torn slot of a commit that was cut short stays where the next slot comes.
     package static let leavesRemains = EngineDefects(rawValue: 1 << 17)
+    /// A moved block is looked up by its place alone, whoever wrote it.
+    package static let forwardsWithoutBirth = EngineDefects(rawValue: 1 << 18)
+    /// Pages of a moved run are looked for where they were before.
+    package static let movesWithoutRanks = EngineDefects(rawValue: 1 << 19)
+    /// What was moved into a segment that is compacted again is still looked for there.
+    package static let leavesChains = EngineDefects(rawValue: 1 << 20)
+    /// What compaction frees is discarded at once, whoever is reading it.
+    package static let discardsUnderReaders = EngineDefects(rawValue: 1 << 21)
+    /// Compaction frees segments that somebody is appending to.
+    package static let compactsWithoutClaims = EngineDefects(rawValue: 1 << 22)
+    /// Blocks are moved without a look at what was copied.
+    package static let movesUnverified = EngineDefects(rawValue: 1 << 23)
 }
 
 extension CheckpointStore {

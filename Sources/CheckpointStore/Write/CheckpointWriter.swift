@@ -29,6 +29,8 @@ public final class CheckpointWriter: Sendable {
     let parent: CheckpointRecord?
     let createdNanoseconds: UInt64
     let pageHashSeed: UInt64
+    /// Reads the parent's blocks, as the base generation has them.
+    var blocks: BlockReader { store.blocks(in: base) }
     private let queue: WriteQueue
     private let index: Lock<SegmentAppender>
     private let state: Lock<State>
@@ -211,7 +213,7 @@ public final class CheckpointWriter: Sendable {
             try index.withLock { appender throws(StoreError) in try appender.flushHeld() }
             try queue.drain()
         }
-        return try store.readBlock(pointer)
+        return try blocks.readBlock(pointer)
     }
 
     /// Makes sure that a run which this writer may have written itself can be read from the medium. All lanes are
