@@ -59,16 +59,17 @@ extension CheckpointStore {
 
     private func countTrees(_ slot: Slot, _ info: inout StoreInfo) throws(StoreError) {
         var (runs, index, shared) = (UInt64(0), UInt64(0), UInt64(0))
-        var walk = TreeWalk(store: self, reportsSharing: true) { pointer, _, isShared in
-            let bytes = UInt64(roundUp(Int(pointer.storedLength), to: blockAlignment))
-            if isShared { shared += bytes } else if pointer.kind == .run { runs += bytes } else { index += bytes }
-        }
-        for (id, value) in try catalogValues(in: slot) {
-            try walk.walk(value, id: id)
-            for region in try readRecord(value, id: id).regions {
+        let blocks = blocks(in: slot)
+        let count = { (record: CheckpointRecord) in
+            for region in record.regions {
                 info.logicalBytes.addSaturating(region.byteLength)
                 info.nonZeroBytes.addSaturating(region.storedPages.bytes)
             }
+        }
+        try TreeWalk(blocks: blocks).walk(try catalogValues(in: slot), records: count) { (block) throws(StoreError) in
+            let bytes = UInt64(roundUp(Int(try blocks.resolve(block.pointer).pointer.storedLength), to: blockAlignment))
+            if block.pointer.kind == .run { runs += bytes } else { index += bytes }
+            if block.sharers > 1 { shared += bytes }
         }
         info.runBytes = ByteCount(runs)
         info.indexBytes = ByteCount(index)

@@ -98,6 +98,8 @@ final class Verifier: Sendable {
     let slot: Slot
     let options: VerifyOptions
     let state: Lock<State>
+    /// Reads blocks as the generation that is verified has them.
+    var blocks: BlockReader { store.blocks(in: slot) }
 
     struct State {
         var report: VerifyReport
@@ -155,27 +157,28 @@ final class Verifier: Sendable {
             guard let id = CatalogTree.id(ofKey: key) else { preconditionFailure("decoding checks the keys of the catalog") }
             nameOf[id] = ""
             try noting(checkpoint: id.description) { () throws(StoreError) in
-                let record = try store.readRecord(value, id: id)
+                let record = try blocks.readRecord(value, id: id)
                 nameOf[id] = record.name
                 try checkpoint(record, value)
             }
         }
         if values.isWhole, names.isWhole { try catalogAgreement(names.entries, nameOf) }
         try lineage(ids: values.isWhole ? Set(nameOf.keys) : nil, names: Set(names.entries.map { String(decoding: $0.0, as: UTF8.self) }))
-        if isTableWhole { try checkLive() }
+        let isForwardingWhole = try forwarding()
+        if isTableWhole, isForwardingWhole { try checkLive() }
     }
 
     /// One checkpoint with all its regions.
     func checkpoint(_ name: String, _ id: CheckpointID, _ value: CatalogValue) throws(StoreError) {
         try noting(checkpoint: name) { () throws(StoreError) in
-            try checkpoint(try store.readRecord(value, id: id), value)
+            try checkpoint(try blocks.readRecord(value, id: id), value)
         }
     }
 
     private func checkpoint(_ record: CheckpointRecord, _ value: CatalogValue) throws(StoreError) {
         state.withLock { $0.report.checkpointCount += 1 }
-        countSound([value.record])
         try noting(checkpoint: record.name) { () throws(StoreError) in
+            try countReached([value.record])
             guard value.generation <= slot.baseGeneration else {
                 throw disagreement("it was committed in generation \(value.generation), which is still to come")
             }
@@ -250,7 +253,7 @@ final class Verifier: Sendable {
         let queue = Lock(tasks[...])
         try inParallel(workers: max(1, min(options.parallelism, tasks.count))) { (_: Int) throws(StoreError) in
             let buffer = AlignedBuffer(count: PageRunHeader.maximumLength)
-            let decoder = RunDecoder(store: self.store)
+            let decoder = RunDecoder(self.blocks)
             let pages = self.options.checksPages ? AlignedBuffer(count: pagesPerSpan * pageSize) : nil
             while let task = queue.withLock({ $0.popFirst() }) {
                 let failure = self.failure { () throws(StoreError) in
@@ -294,8 +297,8 @@ final class Verifier: Sendable {
         }
         var node: InnerNode?
         let failure = failure { () throws(StoreError) in
-            let read = try store.readInner(pointer, of: region, firstPage: first.firstPage, level: level)
-            countSound([pointer])
+            let read = try blocks.readInner(pointer, of: region, firstPage: first.firstPage, level: level)
+            try countReached([pointer])
             node = read
         }
         if let failure {
@@ -314,13 +317,14 @@ final class Verifier: Sendable {
         _ task: LeafTask, _ region: RegionRecord, _ checkpoint: String, _ buffer: AlignedBuffer, _ decoder: RunDecoder,
         _ pages: AlignedBuffer?, _ tally: Lock<Tally>
     ) throws(StoreError) {
-        let map = try store.readSpan(task.pointer, of: region, span: task.span)
-        countSound([task.pointer] + (map.base.map { [$0] } ?? []))
+        let map = try blocks.readSpan(task.pointer, of: region, span: task.span)
+        try countReached([task.pointer] + (map.base.map { [$0] } ?? []))
+        let blocks = try map.runs.map { pointer throws(StoreError) in try self.blocks.resolve(pointer) }
         // One look at the shared state before the runs and one after them: locks for each run cost more than hashing it.
-        let prints = map.runs.map { Self.fingerprint($0, region.key, task.span) }
+        let prints = blocks.map { Self.fingerprint($0.pointer, region.key, task.span) }
         let known = state.withLock { state in
-            zip(map.runs, prints).map { pointer, print in
-                state.runs[Self.key(pointer)].flatMap { $0.fingerprint == print ? $0.places : nil } ?? 0
+            zip(blocks, prints).map { block, print in
+                state.runs[Self.key(block.pointer)].flatMap { $0.fingerprint == print ? $0.places : nil } ?? 0
             }
         }
         var found: [(BlockPointer, SoundRun)] = []
@@ -329,10 +333,10 @@ final class Verifier: Sendable {
             var places: UInt16 = 0
             listed.forEach { places |= 1 << UInt16(map.offsetOf[$0]) }
             let failure = self.failure { () throws(StoreError) in
-                try self.run(map, run, listed, isKnown: places & ~known[run] == 0, region, task.span, buffer, decoder, pages)
+                try self.run(map, blocks[run], listed, isKnown: places & ~known[run] == 0, region, task.span, buffer, decoder, pages)
             }
             guard let failure else {
-                found.append((map.runs[run], SoundRun(fingerprint: prints[run], places: places)))
+                found.append((blocks[run].pointer, SoundRun(fingerprint: prints[run], places: places)))
                 return
             }
             isWhole = false
@@ -352,27 +356,26 @@ final class Verifier: Sendable {
     }
 
     private func run(
-        _ map: SpanMap, _ run: Int, _ listed: PageSet, isKnown: Bool, _ region: RegionRecord, _ span: SpanIndex,
+        _ map: SpanMap, _ block: ResolvedBlock, _ listed: PageSet, isKnown: Bool, _ region: RegionRecord, _ span: SpanIndex,
         _ buffer: AlignedBuffer, _ decoder: RunDecoder, _ pages: AlignedBuffer?
     ) throws(StoreError) {
-        let pointer = map.runs[run]
         if let pages {
             unsafe try decoder.place(listed, of: map, key: region.key, span: span, at: pages.base)
             try checkHashes(map, listed, pages)
             return
         }
         guard !isKnown else { return }
-        let place = try store.checkSum(pointer)
+        let place = try store.checkSum(block.pointer)
         // Its bytes are those that the pointer was made for; are they also what the leaf takes them for?
         // A few bytes more than the list: a read that ends in zero, as lists do, costs a look at the medium's size.
-        let length = min(Int(pointer.storedLength), PageRunHeader.payloadOffset(pageCount: pagesPerRun) + 8)
+        let length = min(Int(block.pointer.storedLength), PageRunHeader.payloadOffset(pageCount: pagesPerRun) + 8)
         let head = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[0..<length])
         try onMedium { () throws(MediumError) in unsafe try store.medium.read(at: place, into: head) }
         do {
             try listed.forEach { (page) throws(FormatError) in
                 try PageRunHeader.checkListed(
                     unsafe UnsafeRawBufferPointer(head).bytes, regionKey: region.key, span: span, page: UInt16(page),
-                    at: Int(map.offsetOf[page]))
+                    at: block.place(of: Int(map.offsetOf[page])) ?? -1)
             }
         } catch { throw store.medium.corrupt(error, at: place) }
     }
@@ -388,7 +391,7 @@ final class Verifier: Sendable {
 
     // MARK: bookkeeping
 
-    private static func key(_ pointer: BlockPointer) -> UInt64 {
+    static func key(_ pointer: BlockPointer) -> UInt64 {
         pointer.segment.rawValue << 32 | UInt64(pointer.offset.rawValue)
     }
 
@@ -397,7 +400,12 @@ final class Verifier: Sendable {
         (pointer.checksum.low ^ key.rawValue &* 0x9E37_79B9_7F4A_7C15) &+ span.rawValue &* 0xC2B2_AE3D_27D4_EB4F
     }
 
-    /// Counts index, catalog and table blocks that were not known to be sound.
+    /// Counts sound blocks of checkpoints, where they are now.
+    private func countReached(_ pointers: [BlockPointer]) throws(StoreError) {
+        countSound(try pointers.map { pointer throws(StoreError) in try blocks.resolve(pointer).pointer })
+    }
+
+    /// Counts index, catalog and table blocks that were not known to be sound, by the places where they are.
     func countSound(_ pointers: [BlockPointer]) {
         let bytes = state.withLock { state in
             for pointer in pointers where state.blocks.insert(Self.key(pointer)).inserted {

@@ -39,7 +39,7 @@ extension CheckpointStore {
                 .notFound, "there is no checkpoint of that name to be the parent",
                 remedy: "`ckstore list` shows those that there are.", medium: medium.name, checkpoint: name)
         }
-        return try readRecord(value, id: id)
+        return try blocks(in: slot).readRecord(value, id: id)
     }
 
     /// Commits several checkpoints of this store together: on return all are durable and visible; on an error none is.

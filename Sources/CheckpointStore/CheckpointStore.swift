@@ -28,6 +28,8 @@ public final class CheckpointStore: Sendable {
     let commitGate = Lock<Void>(())
     /// Held while this handle deletes, compacts or repairs; taken before `commitGate`.
     let reclaimGate = Lock<Void>(())
+    /// What this handle has looked up of blocks that were moved.
+    let forwardingMap = ForwardingMap()
 
     struct State {
         /// The newest slot seen.

@@ -78,6 +78,14 @@ public enum BlockKind: UInt8, Hashable, Sendable, CaseIterable, CustomStringConv
     /// Whether pointers may name blocks of this kind; segment headers and commit records are found by scans only.
     public var isPointedTo: Bool { self != .segmentHeader && self != .commitRecord }
 
+    /// Whether blocks of this kind may be moved: those that checkpoints are made of. All others are written anew instead.
+    public var isForwarded: Bool {
+        switch self {
+        case .run, .leaf, .patchLeaf, .inner, .checkpointRecord: true
+        case .catalogNode, .tableLeaf, .tableInner, .segmentHeader, .commitRecord, .forwardingTable: false
+        }
+    }
+
     private static func magic(_ text: StaticString) -> UInt32 {
         unsafe UnsafeRawPointer(text.utf8Start).loadUnaligned(as: UInt32.self).littleEndian
     }

@@ -42,6 +42,13 @@ public struct BlockPointer: Hashable, Sendable, CustomStringConvertible {
         "\(kind) at segment \(segment) + \(offset), \(storedLength) bytes, birth \(birth)"
     }
 
+    /// The 40 bytes of the pointer.
+    public func encoded() -> [UInt8] {
+        var writer = ByteWriter(length: Self.encodedLength)
+        writer.put(self)
+        return writer.bytes
+    }
+
     /// Decodes the 40 bytes at `position`; nil for the null pointer.
     ///
     /// - Throws: `.truncated`; `.badField` or `.wrongLength` for a pointer that no block can have.
@@ -81,7 +88,8 @@ public struct BlockPointer: Hashable, Sendable, CustomStringConvertible {
         return pointer
     }
 
-    private func checkFields() throws(FormatError) {
+    /// Throws unless there can be a block of the kind with this place and length.
+    func checkFields() throws(FormatError) {
         try check(
             offset.int % blockAlignment == 0 && offset.int >= SegmentHeader.encodedLength, "pointer",
             "offset \(offset), not a multiple of \(blockAlignment) behind the segment's header")

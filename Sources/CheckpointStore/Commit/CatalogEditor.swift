@@ -14,6 +14,8 @@ final class CatalogEditor {
         enum Payload {
             case value([UInt8])
             case child(EditedChild<Node>)
+            /// The pointer to a forwarding table that this commit writes.
+            case table(EditedForwardingTable)
         }
         let tree: CatalogTree
         let level: UInt8
@@ -50,6 +52,7 @@ final class CatalogEditor {
                 switch payload {
                 case .value(let value): CatalogNode.Entry(key: key, payload: .leaf(value))
                 case .child(let child): CatalogNode.Entry(key: key, payload: .child(child.pointer))
+                case .table(let table): CatalogNode.Entry(key: key, payload: .leaf(table.pointerBytes))
                 }
             }
             return CatalogNode(tree: tree, level: level, entries: entries).encoded(birth: birth)
@@ -82,9 +85,12 @@ final class CatalogEditor {
     var rootPointer: BlockPointer? { root?.pointer }
 
     /// Sets the value of `key`, new or not.
-    func insert(_ key: Key, _ value: [UInt8]) throws(StoreError) {
+    func insert(_ key: Key, _ value: [UInt8]) throws(StoreError) { try insert(key, .value(value)) }
+
+    /// Sets what `key` leads to: a value, or a table that gets its place with this commit.
+    func insert(_ key: Key, _ value: Node.Payload) throws(StoreError) {
         guard let root else {
-            self.root = .loaded(Node(tree: tree, level: 0, entries: [(key, .value(value))], origin: nil))
+            self.root = .loaded(Node(tree: tree, level: 0, entries: [(key, value)], origin: nil))
             return
         }
         let node = try edit(root, level: nil)
@@ -136,6 +142,7 @@ final class CatalogEditor {
                 if !key.lexicographicallyPrecedes(low), try !body(key, value) { return false }
             case .child(let child):
                 guard try visit(child, level: node.level - 1, from: low, body) else { return false }
+            case .table: preconditionFailure("forwarding tables have an editor of their own")
             }
         }
         return true
@@ -166,13 +173,13 @@ final class CatalogEditor {
     }
 
     /// Returns the new right neighbour when `node` had to be split.
-    private func insert(_ key: Key, _ value: [UInt8], into node: Node) throws(StoreError) -> Node? {
+    private func insert(_ key: Key, _ value: Node.Payload, into node: Node) throws(StoreError) -> Node? {
         if node.level == 0 {
             let index = node.entries.firstIndex { !$0.key.lexicographicallyPrecedes(key) } ?? node.entries.count
             if index < node.entries.count, node.entries[index].key == key {
-                node.entries[index].payload = .value(value)
+                node.entries[index].payload = value
             } else {
-                node.entries.insert((key, .value(value)), at: index)
+                node.entries.insert((key, value), at: index)
             }
         } else {
             let index = node.childIndex(key)
@@ -226,7 +233,7 @@ extension CheckpointStore {
     func readCatalogNode(
         _ pointer: BlockPointer, tree: CatalogTree, level: UInt8?
     ) throws(StoreError) -> CatalogNode {
-        let node = try decodeBlock(pointer) { bytes throws(FormatError) in try CatalogNode.decode(bytes) }
+        let node = try decodeInPlace(pointer) { bytes throws(FormatError) in try CatalogNode.decode(bytes) }
         guard node.tree == tree, level == nil || node.level == level, node.level <= 16 else {
             throw misplaced(pointer, "it is not a node of the catalog tree \(tree) at its level")
         }
@@ -325,12 +332,5 @@ extension CheckpointStore {
             throw StoreError(.corrupt, "a catalog entry has no id", remedy: "Run `ckstore verify`.", medium: medium.name)
         }
         return id
-    }
-
-    /// Reads and checks a checkpoint's record.
-    func readRecord(_ value: CatalogValue, id: CheckpointID) throws(StoreError) -> CheckpointRecord {
-        let record = try decodeBlock(value.record) { bytes throws(FormatError) in try CheckpointRecord.decode(bytes) }
-        guard record.id == id else { throw misplaced(value.record, "it is the record of \(record.id), not of \(id)") }
-        return record
     }
 }

@@ -2,7 +2,7 @@
 //
 // Invariants:
 // - Catalog and lineage name the same checkpoints after every change.
-// - `live` of a segment is counted down once for each block, or page of a run, that dies, by `release` alone.
+// - `live` of a segment is counted down once for each block, or page of a run, that dies, by `release` (CommitTransaction+Forwarding.swift) alone.
 
 import Media
 import StoreFormat
@@ -38,25 +38,6 @@ extension CommitTransaction {
             throw StoreError(.corrupt, "the catalog's trees disagree", medium: store.medium.name, checkpoint: name)
         }
         try lower(&slot.checkpointCount)
-    }
-
-    /// Takes a block that died off what is alive in its segment.
-    ///
-    /// - Parameter places: of a run, the pages that died; of other blocks, any.
-    /// - Throws: `.corrupt` when the table counts less than that as alive.
-    func release(_ pointer: BlockPointer, places: UInt16) throws(StoreError) {
-        let units = Self.units(of: pointer, places: places)
-        let entry = try table.entry(pointer.segment)
-        guard entry.isUsed, entry.segmentClass == SegmentClass(holding: pointer.kind), entry.live >= units else {
-            throw inconsistent("the segment table counts less than is live in segment \(pointer.segment)")
-        }
-        try table.update(pointer.segment) { $0.live -= units }
-        lowered.insert(pointer.segment)
-    }
-
-    /// What a block counts in its segment's `live`.
-    static func units(of pointer: BlockPointer, places: UInt16) -> UInt32 {
-        pointer.kind == .run ? UInt32(places.nonzeroBitCount) : liveUnits(Int(pointer.storedLength))
     }
 
     /// Frees the segments from which the last block has been released, where nobody is writing to them. Returns those; this handle

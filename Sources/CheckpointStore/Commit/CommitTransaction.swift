@@ -22,6 +22,8 @@ final class CommitTransaction {
     let lineage: CatalogEditor
     let forwarding: CatalogEditor
     let table: TableEditor
+    /// The tables below `forwarding`.
+    let moves: ForwardingEditor
     /// The new state; roots are filled in at the end.
     var slot: Slot
     /// Whether the reserve may be used: for delete, compaction, abort.
@@ -38,6 +40,7 @@ final class CommitTransaction {
         byName = CatalogEditor(store: store, tree: .byName, root: base.catalogByName)
         lineage = CatalogEditor(store: store, tree: .lineage, root: base.lineage)
         forwarding = CatalogEditor(store: store, tree: .forwarding, root: base.forwarding)
+        moves = ForwardingEditor(store: store, tree: forwarding, root: base.forwarding)
         slot = base
         slot.generation = generation
         slot.baseGeneration = generation
@@ -186,6 +189,7 @@ final class CommitTransaction {
     /// Finds places for all edited nodes (which segments are touched decides which table nodes are edited, and so
     /// on until nothing is added), then writes them.
     private func writeNodes() throws(StoreError) {
+        try moves.settle()
         var placements: [Placement]
         var ends: [(segment: SegmentIndex, start: Int, end: Int)]
         while true {
@@ -212,11 +216,11 @@ final class CommitTransaction {
     }
 
     private func editedNodes() -> [any CommitNode] {
-        byID.dirtyNodes() as [any CommitNode] + byName.dirtyNodes() + lineage.dirtyNodes() + forwarding.dirtyNodes() + table.dirtyNodes()
+        moves.changedTables as [any CommitNode] + byID.dirtyNodes() + byName.dirtyNodes() + lineage.dirtyNodes() + forwarding.dirtyNodes() + table.dirtyNodes()
     }
 
     private func replaced(by nodes: [any CommitNode]) -> [BlockPointer] {
-        nodes.compactMap(\.origin) + byID.dropped + byName.dropped + lineage.dropped + forwarding.dropped + table.dropped
+        nodes.compactMap(\.origin) + moves.dropped + byID.dropped + byName.dropped + lineage.dropped + forwarding.dropped + table.dropped
     }
 
     /// Lays the nodes out behind what is committed, claiming segments as needed.
@@ -305,7 +309,12 @@ final class CommitTransaction {
         }
     }
 
-    /// The share of a block in its segment's `live`: its bytes in steps of 64.
+    /// The share of a block in its segment's `live`: a run's listed pages; else its bytes in steps of 64.
+    static func liveUnits(of pointer: BlockPointer, places: UInt16) -> UInt32 {
+        pointer.kind == .run ? UInt32(places.nonzeroBitCount) : liveUnits(Int(pointer.storedLength))
+    }
+
+    /// The share of a block that is no run in its segment's `live`: its bytes in steps of 64.
     static func liveUnits(_ length: Int) -> UInt32 { UInt32(roundUp(length, to: blockAlignment) / blockAlignment) }
 
     private func write(

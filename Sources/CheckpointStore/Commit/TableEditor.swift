@@ -44,7 +44,7 @@ extension CheckpointStore {
     func readTableInner(
         _ pointer: BlockPointer, level: UInt8, containing segment: SegmentIndex
     ) throws(StoreError) -> TableInner {
-        let node = try decodeBlock(pointer) { bytes throws(FormatError) in try TableInner.decode(bytes) }
+        let node = try decodeInPlace(pointer) { bytes throws(FormatError) in try TableInner.decode(bytes) }
         let covered = TableEditor.segmentsBelow(level: level + 1)
         guard node.level == level, node.firstSegment.rawValue == segment.rawValue / covered * covered else {
             throw misplaced(pointer, "it is not the node for segment \(segment) at level \(level)")
@@ -53,7 +53,7 @@ extension CheckpointStore {
     }
 
     func readTableLeaf(_ pointer: BlockPointer, first: SegmentIndex) throws(StoreError) -> TableLeaf {
-        let leaf = try decodeBlock(pointer) { bytes throws(FormatError) in try TableLeaf.decode(bytes) }
+        let leaf = try decodeInPlace(pointer) { bytes throws(FormatError) in try TableLeaf.decode(bytes) }
         guard leaf.firstSegment == first else { throw misplaced(pointer, "it is not the leaf of segment \(first)") }
         return leaf
     }

@@ -1,7 +1,10 @@
-// Reading one block: copied out of the medium first, then judged in the private copy, then used.
+// Reading one block: found where it is now, copied out of the medium, judged in the private copy, then used.
 //
-// Invariant: bytes leave this file only after their checksum, birth, kind and length have been found to
-// be what the pointer says.
+// Invariants:
+// - Bytes leave this file only after their checksum, birth, kind and length have been found to be what the
+//   pointer says, or the forwarding entry that took its place.
+// - Blocks are looked up by the forwarding of the generation that is being read, or of an older one that is registered: what is
+//   freed after that is not used again meanwhile. A newer one would not know blocks that have been deleted since.
 
 import Media
 import PageCodec
@@ -9,17 +12,86 @@ import StoreFormat
 import Threading
 import Units
 
-extension CheckpointStore {
+/// Reads the blocks that one generation's checkpoints reach. Whoever has one keeps that generation from being reclaimed: by a
+/// registration, or by the commit lock. Thread-safe.
+struct BlockReader: Sendable {
+    let store: CheckpointStore
+    /// The root of the generation's forwarding tree; nil: no block was ever moved.
+    let forwarding: BlockPointer?
+
+    /// Where the block at `pointer` is.
+    @inline(__always)
+    func resolve(_ pointer: BlockPointer) throws(StoreError) -> ResolvedBlock {
+        guard let forwarding, pointer.kind.isForwarded else { return ResolvedBlock(pointer: pointer, kept: nil) }
+        return try store.forwardingMap.resolve(pointer, root: forwarding, store: store)
+    }
+
     /// The verified bytes of the block at `pointer`.
-    func readBlock(_ pointer: BlockPointer) throws(StoreError) -> [UInt8] {
+    func readBlock(_ pointer: BlockPointer) throws(StoreError) -> [UInt8] { try store.readInPlace(try resolve(pointer).pointer) }
+
+    /// Copies the run at `pointer` into `buffer` and verifies it there. Returns its bytes and where its pages went.
+    func readRun(
+        _ pointer: BlockPointer, into buffer: UnsafeMutableRawBufferPointer
+    ) throws(StoreError) -> (bytes: UnsafeRawBufferPointer, block: ResolvedBlock) {
+        let block = try resolve(pointer)
+        return unsafe (try store.readInPlace(block.pointer, into: buffer), block)
+    }
+
+    /// Decodes the block at `pointer` with `decode`, naming its place when it can't be.
+    func decodeBlock<T>(
+        _ pointer: BlockPointer, _ decode: (RawSpan) throws(FormatError) -> T
+    ) throws(StoreError) -> T { try store.decodeInPlace(try resolve(pointer).pointer, decode) }
+
+    /// Reads and checks a checkpoint's record.
+    func readRecord(_ value: CatalogValue, id: CheckpointID) throws(StoreError) -> CheckpointRecord {
+        let record = try decodeBlock(value.record) { bytes throws(FormatError) in try CheckpointRecord.decode(bytes) }
+        guard record.id == id else { throw misplaced(value.record, "it is the record of \(record.id), not of \(id)") }
+        return record
+    }
+
+    /// Damage in the block at `pointer`: it is sound in itself but does not belong where it was found.
+    func misplaced(_ pointer: BlockPointer, _ reason: String) -> StoreError {
+        corrupt(FormatError(.misplaced, subject: pointer.kind.name, reason: reason), pointer)
+    }
+
+    /// What is wrong with the block at `pointer`, with the place where it is now.
+    func corrupt(_ error: FormatError, _ pointer: BlockPointer) -> StoreError {
+        // The block has been read from there; should that fail now, the place that trees name says as much.
+        let place = (try? resolve(pointer))?.pointer ?? pointer
+        return store.medium.corrupt(error, at: store.geometry.position(of: place))
+    }
+}
+
+/// Where a block is now.
+struct ResolvedBlock: Sendable {
+    /// The pointer to it: that of the trees, or to where it was moved.
+    var pointer: BlockPointer
+    /// The pages that a run had when it was first written and still has, as a set of their numbers; nil: all, as it was not moved.
+    var kept: UInt16?
+
+    /// Where page `number` of the run as it was written stands in the run as it is; nil when it is not kept.
+    @inline(__always)
+    func place(of number: Int) -> Int? {
+        guard let kept else { return number }
+        guard number < pagesPerRun, kept >> UInt16(number) & 1 == 1 else { return nil }
+        return (kept & ((1 << UInt16(number)) - 1)).nonzeroBitCount
+    }
+}
+
+extension CheckpointStore {
+    /// Reads blocks as the generation of `slot` has them.
+    func blocks(in slot: Slot) -> BlockReader { BlockReader(store: self, forwarding: slot.forwarding) }
+
+    /// The verified bytes of the block that is at `pointer` itself.
+    func readInPlace(_ pointer: BlockPointer) throws(StoreError) -> [UInt8] {
         let place = try placeOf(pointer)
         let bytes = try medium.bytes(at: place, count: Int(pointer.storedLength))
         do { unsafe try check(bytes.span.bytes, pointer) } catch { throw medium.corrupt(error, at: place) }
         return bytes
     }
 
-    /// Copies the block at `pointer` into `buffer` and verifies it there. Returns its bytes.
-    func readBlock(
+    /// Copies the block that is at `pointer` itself into `buffer` and verifies it there. Returns its bytes.
+    func readInPlace(
         _ pointer: BlockPointer, into buffer: UnsafeMutableRawBufferPointer
     ) throws(StoreError) -> UnsafeRawBufferPointer {
         let place = try placeOf(pointer)
@@ -37,8 +109,8 @@ extension CheckpointStore {
         return unsafe bytes
     }
 
-    /// Compares the block at `pointer` with the pointer's checksum where it stands, without a copy: for verifying, where nobody
-    /// is going to use the bytes. Returns its place.
+    /// Compares the block that is at `pointer` itself with the pointer's checksum where it stands, without a copy: for verifying,
+    /// where nobody is going to use the bytes. Returns its place.
     func checkSum(_ pointer: BlockPointer) throws(StoreError) -> MediumOffset {
         let place = try placeOf(pointer)
         let skipped = MemoryLayout<UInt64>.size * 2
@@ -55,15 +127,15 @@ extension CheckpointStore {
         return place
     }
 
-    /// Decodes the block at `pointer` with `decode`, naming its place when it can't be.
-    func decodeBlock<T>(
+    /// Decodes the block that is at `pointer` itself: one of the catalogs' and the segment table's, which are never moved.
+    func decodeInPlace<T>(
         _ pointer: BlockPointer, _ decode: (RawSpan) throws(FormatError) -> T
     ) throws(StoreError) -> T {
-        let bytes = try readBlock(pointer)
+        let bytes = try readInPlace(pointer)
         do { return unsafe try decode(bytes.span.bytes) } catch { throw medium.corrupt(error, at: try placeOf(pointer)) }
     }
 
-    /// Damage in the block at `pointer`: it is sound in itself but does not belong where it was found.
+    /// Damage in the block that is at `pointer` itself: it is sound but does not belong where it was found.
     func misplaced(_ pointer: BlockPointer, _ reason: String) -> StoreError {
         medium.corrupt(
             FormatError(.misplaced, subject: pointer.kind.name, reason: reason), at: geometry.position(of: pointer))

@@ -29,7 +29,8 @@ extension RegionReader {
     ) throws(StoreError) {
         let stores = (checkpoint.snapshot.store, older.checkpoint.snapshot.store)
         precondition(stores.0 === stores.1, "the checkpoints must be in one store")
-        let walk = TreeComparison(store: stores.0, older: older.record, newer: record)
+        let walk = TreeComparison(
+            blocksOfOlder: older.checkpoint.snapshot.blocks, blocksOfNewer: checkpoint.snapshot.blocks, older: older.record, newer: record)
         try walk.compare(
             TreePlace(older.record.root, level: older.record.depth), TreePlace(record.root, level: record.depth),
             span: SpanIndex(UInt64(0)), progress, body)
@@ -50,7 +51,8 @@ private struct TreePlace {
 /// Walks two trees side by side.
 private struct TreeComparison {
     typealias Body = (Range<PageIndex>, PageDifference) throws(StoreError) -> Void
-    let store: CheckpointStore
+    let blocksOfOlder: BlockReader
+    let blocksOfNewer: BlockReader
     let older: RegionRecord
     let newer: RegionRecord
 
@@ -65,7 +67,7 @@ private struct TreeComparison {
             progress?(SpanIndex(span.rawValue + 1).firstPage)
             return
         }
-        let (ofA, ofB) = (try children(a, of: older, level, span), try children(b, of: newer, level, span))
+        let (ofA, ofB) = (try children(a, of: older, blocksOfOlder, level, span), try children(b, of: newer, blocksOfNewer, level, span))
         for index in 0..<PageTree.fanout {
             let start = SpanIndex(span.rawValue + UInt64(index) * PageTable.spansPerChild(level: level))
             try compare(ofA(index), ofB(index), span: start, progress, body)
@@ -74,17 +76,17 @@ private struct TreeComparison {
 
     /// The children of a node of `level`; of a lower node as if it were the first child of one.
     private func children(
-        _ place: TreePlace, of region: RegionRecord, _ level: UInt8, _ span: SpanIndex
+        _ place: TreePlace, of region: RegionRecord, _ blocks: BlockReader, _ level: UInt8, _ span: SpanIndex
     ) throws(StoreError) -> (Int) -> TreePlace {
         guard let pointer = place.pointer else { return { _ in TreePlace(nil, level: level - 1) } }
         guard place.level == level else { return { $0 == 0 ? place : TreePlace(nil, level: level - 1) } }
-        let node = try store.readInner(pointer, of: region, firstPage: span.firstPage, level: level)
+        let node = try blocks.readInner(pointer, of: region, firstPage: span.firstPage, level: level)
         return { TreePlace(node.children[$0], level: level - 1) }
     }
 
     private func compareSpan(_ a: BlockPointer?, _ b: BlockPointer?, _ span: SpanIndex, _ body: Body) throws(StoreError) {
-        let mapA = try a.map { pointer throws(StoreError) in try store.readSpan(pointer, of: older, span: span) } ?? .empty
-        let mapB = try b.map { pointer throws(StoreError) in try store.readSpan(pointer, of: newer, span: span) } ?? .empty
+        let mapA = try a.map { pointer throws(StoreError) in try blocksOfOlder.readSpan(pointer, of: older, span: span) } ?? .empty
+        let mapB = try b.map { pointer throws(StoreError) in try blocksOfNewer.readSpan(pointer, of: newer, span: span) } ?? .empty
         var run: (start: Int, kind: PageDifference)?
         for page in 0...pagesPerSpan {
             let kind = page < pagesPerSpan ? difference(mapA, mapB, page) : nil

@@ -37,6 +37,7 @@ public final class RegionReader: Sendable {
     let checkpoint: CheckpointReader
     let record: RegionRecord
     private let store: CheckpointStore
+    private let blocks: BlockReader
     private let cache: Lock<Cache>
 
     private struct Cache {
@@ -53,6 +54,7 @@ public final class RegionReader: Sendable {
         self.checkpoint = checkpoint
         self.record = record
         store = checkpoint.snapshot.store
+        blocks = checkpoint.snapshot.blocks
         cache = Lock(Cache())
     }
 
@@ -239,7 +241,7 @@ public final class RegionReader: Sendable {
     func spanMap(_ span: SpanIndex, keep: Bool) throws(StoreError) -> SpanMap? {
         if let known = cache.withLock({ $0.spans[span] }) { return known }
         guard let leaf = try leaf(of: span) else { return nil }
-        let map = try store.readSpan(leaf, of: record, span: span)
+        let map = try blocks.readSpan(leaf, of: record, span: span)
         if keep {
             cache.withLock { cache in
                 if cache.spans.count >= Self.cachedSpans { cache.spans.remove(at: cache.spans.startIndex) }
@@ -263,7 +265,7 @@ public final class RegionReader: Sendable {
         _ pointer: BlockPointer, firstPage: PageIndex, level: UInt8
     ) throws(StoreError) -> InnerNode {
         if let known = cache.withLock({ $0.inner[firstPage]?[level] }) { return known }
-        let node = try store.readInner(pointer, of: record, firstPage: firstPage, level: level)
+        let node = try blocks.readInner(pointer, of: record, firstPage: firstPage, level: level)
         cache.withLock { cache in
             if cache.innerCount >= Self.cachedInnerNodes {
                 cache.inner = [:]
@@ -276,7 +278,7 @@ public final class RegionReader: Sendable {
     }
 
     private func withDecoder<R>(_ body: (RunDecoder) throws(StoreError) -> R) throws(StoreError) -> R {
-        let decoder = Handed(cache.withLock { $0.decoders.popLast() } ?? RunDecoder(store: store)).value
+        let decoder = Handed(cache.withLock { $0.decoders.popLast() } ?? RunDecoder(blocks)).value
         defer { cache.withLock { $0.decoders.append(decoder) } }
         return try body(decoder)
     }

@@ -22,6 +22,9 @@ public final class Snapshot: Sendable {
 
     deinit { if isRegistered { store.unregister(slot.generation) } }
 
+    /// Reads the blocks of this generation.
+    var blocks: BlockReader { store.blocks(in: slot) }
+
     /// The generation.
     public var generation: Generation { slot.generation }
 
@@ -32,7 +35,7 @@ public final class Snapshot: Sendable {
     public func checkpoints() throws(StoreError) -> [CheckpointInfo] {
         var all: [CheckpointInfo] = []
         for (id, value) in try store.catalogValues(in: slot) {
-            all.append(CheckpointInfo(try store.readRecord(value, id: id), generation: value.generation))
+            all.append(CheckpointInfo(try blocks.readRecord(value, id: id), generation: value.generation))
         }
         return all.sorted { ($0.createdNanoseconds, $0.id) < ($1.createdNanoseconds, $1.id) }
     }
@@ -49,7 +52,7 @@ public final class Snapshot: Sendable {
     public func checkpoint(named name: String) throws(StoreError) -> CheckpointInfo {
         guard let id = try store.checkpointID(of: name, in: slot) else { throw store.noCheckpoint(name) }
         guard let value = try store.catalogValue(of: id, in: slot) else { throw disagreement(name, "\(id), which is not there") }
-        let record = try store.readRecord(value, id: id)
+        let record = try blocks.readRecord(value, id: id)
         if !Names.equal(record.name, name), try store.catalogID(of: name, in: slot) != nil { throw disagreement(name, record.name) }
         return CheckpointInfo(record, generation: value.generation)
     }
@@ -68,7 +71,7 @@ public final class Snapshot: Sendable {
                 .notFound, "there is no checkpoint \(id)", remedy: "`ckstore list` shows those that there are.",
                 medium: store.medium.name)
         }
-        return CheckpointInfo(try store.readRecord(value, id: id), generation: value.generation)
+        return CheckpointInfo(try blocks.readRecord(value, id: id), generation: value.generation)
     }
 
     /// Opens a checkpoint for reading its regions.

@@ -106,7 +106,7 @@ final class SpanMap: Sendable {
     }
 }
 
-extension CheckpointStore {
+extension BlockReader {
     /// Reads the leaf at `pointer`, and its base when it is a patch leaf. Checks that they belong to `span` of the
     /// region, and list no page behind its end.
     func readSpan(_ pointer: BlockPointer, of region: RegionRecord, span: SpanIndex) throws(StoreError) -> SpanMap {
@@ -128,17 +128,28 @@ extension CheckpointStore {
                 try requirePlace(leaf.regionKey == key && leaf.span == span)
                 return SpanMap(leaf, at: pointer)
             }
-            let patch = unsafe try PatchLeaf.decode(bytes.span.bytes)
-            try requirePlace(patch.regionKey == key && patch.span == span)
+            let patch = try decodePatch(bytes, key: key, span: span)
             let base = try writer?.indexBlock(patch.base) ?? readBlock(patch.base)
             return SpanMap(patch, over: try spanMap(at: patch.base, bytes: base, key: key, span: span))
         } catch let error as FormatError {
-            throw medium.corrupt(error, at: geometry.position(of: pointer))
+            throw corrupt(error, pointer)
         } catch let error as StoreError {
             throw error
         } catch {
             preconditionFailure("decoding throws format errors, reading throws store errors")
         }
+    }
+
+    /// Reads the patch leaf at `pointer` without its base.
+    func readPatch(_ pointer: BlockPointer, key: RegionKey, span: SpanIndex) throws(StoreError) -> PatchLeaf {
+        let bytes = try readBlock(pointer)
+        do { return try decodePatch(bytes, key: key, span: span) } catch { throw corrupt(error, pointer) }
+    }
+
+    private func decodePatch(_ bytes: [UInt8], key: RegionKey, span: SpanIndex) throws(FormatError) -> PatchLeaf {
+        let patch = unsafe try PatchLeaf.decode(bytes.span.bytes)
+        try requirePlace(patch.regionKey == key && patch.span == span)
+        return patch
     }
 
     private func requirePlace(_ isRight: Bool) throws(FormatError) {

@@ -39,7 +39,7 @@ extension CheckpointStore {
             defer { unclaim(claims) }
             let generation = try commit { transaction throws(StoreError) in
                 transaction.mayUseReserve = true
-                let reader = NodeReader(store: self)
+                let reader = NodeReader(blocks(in: transaction.base))
                 for (id, name) in try doomed(names, transaction) {
                     result.deleted.append(name)
                     let obstacle = try delete(id, name, transaction, reader)
@@ -84,7 +84,7 @@ extension CheckpointStore {
     private func catalogName(of id: CheckpointID, called name: String, in slot: Slot) throws(StoreError) -> String {
         if try catalogID(of: name, in: slot) == id { return name }
         guard let value = try catalogValue(of: id, in: slot) else { throw noCheckpoint(name) }
-        return try readRecord(value, id: id).name
+        return try blocks(in: slot).readRecord(value, id: id).name
     }
 
     /// Deletes one checkpoint. Returns what kept its space from being freed, if anything did.
@@ -110,6 +110,7 @@ extension CheckpointStore {
         return obstacle
     }
 
+    /// Gives claims of segments up that this handle holds to free them.
     func unclaim(_ segments: [SegmentIndex]) {
         state.withLock { state in
             guard !state.isClosed else { return }
@@ -120,7 +121,7 @@ extension CheckpointStore {
     }
 
     /// Gives the medium back what was freed, unless somebody may still read it in an older generation.
-    private func discard(_ claimed: [SegmentIndex]) throws(StoreError) {
+    func discard(_ claimed: [SegmentIndex]) throws(StoreError) {
         guard !claimed.isEmpty else { return }
         let slot = try settledSlot()
         var table = TableReader(store: self, slot: slot)

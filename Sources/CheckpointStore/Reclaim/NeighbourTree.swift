@@ -7,24 +7,26 @@ import Units
 
 /// Reads index blocks and counts them. Confined to one thread.
 final class NodeReader {
-    let store: CheckpointStore
+    let blocks: BlockReader
     private(set) var count = 0
 
-    init(store: CheckpointStore) { self.store = store }
+    init(_ blocks: BlockReader) { self.blocks = blocks }
+
+    var store: CheckpointStore { blocks.store }
 
     func bytes(_ pointer: BlockPointer) throws(StoreError) -> [UInt8] {
         count += 1
-        return try store.readBlock(pointer)
+        return try blocks.readBlock(pointer)
     }
 
     func record(_ value: CatalogValue, id: CheckpointID) throws(StoreError) -> CheckpointRecord {
         count += 1
-        return try store.readRecord(value, id: id)
+        return try blocks.readRecord(value, id: id)
     }
 
     func inner(_ pointer: BlockPointer, of region: RegionRecord, firstPage: PageIndex, level: UInt8) throws(StoreError) -> InnerNode {
         count += 1
-        return try store.readInner(pointer, of: region, firstPage: firstPage, level: level)
+        return try blocks.readInner(pointer, of: region, firstPage: firstPage, level: level)
     }
 }
 

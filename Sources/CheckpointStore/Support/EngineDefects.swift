@@ -49,6 +49,18 @@ package struct EngineDefects: OptionSet, Sendable {
     package static let leavesRemains = EngineDefects(rawValue: 1 << 17)
     /// A deletion compares with the nearest living ancestor and descendants alone, not with other branches.
     package static let forgetsSiblings = EngineDefects(rawValue: 1 << 18)
+    /// A moved block is looked up by its place alone, whoever wrote it.
+    package static let forwardsWithoutBirth = EngineDefects(rawValue: 1 << 19)
+    /// Pages of a moved run are looked for where they were before.
+    package static let movesWithoutRanks = EngineDefects(rawValue: 1 << 20)
+    /// What was moved into a segment that is compacted again is still looked for there.
+    package static let leavesChains = EngineDefects(rawValue: 1 << 21)
+    /// What compaction frees is discarded at once, whoever is reading it.
+    package static let discardsUnderReaders = EngineDefects(rawValue: 1 << 22)
+    /// Compaction frees segments that somebody is appending to.
+    package static let compactsWithoutClaims = EngineDefects(rawValue: 1 << 23)
+    /// Blocks are moved without a look at what was copied.
+    package static let movesUnverified = EngineDefects(rawValue: 1 << 24)
 }
 
 extension CheckpointStore {

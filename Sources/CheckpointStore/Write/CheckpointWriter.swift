@@ -29,6 +29,8 @@ public final class CheckpointWriter: Sendable {
     let parent: CheckpointRecord?
     let createdNanoseconds: UInt64
     let pageHashSeed: UInt64
+    /// Reads the parent's blocks, as the base generation has them.
+    var blocks: BlockReader { store.blocks(in: base) }
     private let queue: WriteQueue
     private let index: Lock<SegmentAppender>
     private let state: Lock<State>
@@ -213,7 +215,7 @@ public final class CheckpointWriter: Sendable {
             try index.withLock { appender throws(StoreError) in try appender.flushHeld() }
             try queue.drain()
         }
-        return try store.readBlock(pointer)
+        return try blocks.readBlock(pointer)
     }
 
     /// Makes sure that a run which this writer may have written itself can be read from the medium. All lanes are
@@ -227,7 +229,7 @@ public final class CheckpointWriter: Sendable {
 
     /// Notes that a block of its own, or pages of a run, will not be reached from the checkpoint.
     func discount(_ block: BlockPointer, _ places: UInt16) {
-        state.withLock { $0.superseded[block.segment, default: 0] += CommitTransaction.units(of: block, places: places) }
+        state.withLock { $0.superseded[block.segment, default: 0] += CommitTransaction.liveUnits(of: block, places: places) }
     }
 
     func gatherer(for region: RegionState) -> PageGatherer {

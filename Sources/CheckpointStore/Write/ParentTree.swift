@@ -4,7 +4,7 @@ import StoreFormat
 import Units
 
 struct ParentTree {
-    let store: CheckpointStore
+    let blocks: BlockReader
     let region: RegionRecord
 
     /// The leaf of `span`; nil when the span is all zero or lies behind the parent's region. O(depth) reads.
@@ -17,7 +17,7 @@ struct ParentTree {
     func node(of span: SpanIndex, level: UInt8) throws(StoreError) -> BlockPointer? {
         guard level <= region.depth, var pointer = region.root else { return nil }
         for upper in stride(from: region.depth, to: level, by: -1) {
-            let node = try store.readInner(
+            let node = try blocks.readInner(
                 pointer, of: region, firstPage: PageTable.firstPage(of: span, level: upper), level: upper)
             guard let child = node.children[PageTable.childIndex(span, level: upper)] else { return nil }
             pointer = child

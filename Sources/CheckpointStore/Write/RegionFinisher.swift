@@ -46,7 +46,7 @@ struct RegionFinisher {
         if level == 0 { return leaves[first] ?? inherited }
         var children = [BlockPointer?](repeating: nil, count: PageTree.fanout)
         if let inherited, let parent = region.parent {
-            children = try writer.store.readInner(
+            children = try writer.blocks.readInner(
                 inherited, of: parent, firstPage: first.firstPage, level: level).children
         }
         let before = children
@@ -73,7 +73,7 @@ struct RegionFinisher {
     /// The parent's node for that place; nil when it has none of that level there.
     private func inheritedNode(level: UInt8, first: SpanIndex) throws(StoreError) -> BlockPointer? {
         guard let parent = region.parent, first.rawValue < PageTable.spanCount(parent.pageCount) else { return nil }
-        return try ParentTree(store: writer.store, region: parent).node(of: first, level: level)
+        return try ParentTree(blocks: writer.blocks, region: parent).node(of: first, level: level)
     }
 
     /// True where the shape of the tree differs from the parent's: above its root, and where the region
@@ -121,7 +121,7 @@ struct RegionFinisher {
         for number in stride(from: first, to: end, by: 1) {
             let span = SpanIndex(number)
             guard let leaf = try writer.currentLeaf(of: region, span: span) else { continue }
-            let map = try writer.store.spanMap(
+            let map = try writer.blocks.spanMap(
                 at: leaf, bytes: try writer.indexBlock(leaf), key: region.key, span: span, writer: writer)
             region.progress.withLock { $0.storedPages -= map.storedPages }
         }
@@ -133,14 +133,14 @@ struct RegionFinisher {
     ) throws(StoreError) {
         unsafe target.initializeMemory(as: UInt8.self, repeating: 0)
         guard let leaf = try writer.currentLeaf(of: region, span: span) else { return }
-        let map = try writer.store.spanMap(
+        let map = try writer.blocks.spanMap(
             at: leaf, bytes: try writer.indexBlock(leaf), key: region.key, span: span, writer: writer)
         let number = Int((page - span.firstPage).rawValue)
         guard !map.isZero(number) else { return }
         try writer.makeReadable(map.runs[Int(map.runOf[number])])
         var wanted = PageSet()
         wanted.insert(number)
-        let decoder = RunDecoder(store: writer.store)
+        let decoder = RunDecoder(writer.blocks)
         // Page q is written at `base + q * 4096`; only page `number` is asked for.
         guard let base = target.baseAddress else { return }
         unsafe try decoder.place(wanted, of: map, key: region.key, span: span, at: base - number * pageSize)

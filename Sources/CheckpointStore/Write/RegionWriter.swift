@@ -103,7 +103,7 @@ extension CheckpointWriter {
             let leaf = try currentLeaf(of: region, span: span)
             let parent: SpanMap?
             if let leaf {
-                parent = try store.spanMap(at: leaf, bytes: try indexBlock(leaf), key: region.key, span: span, writer: self)
+                parent = try blocks.spanMap(at: leaf, bytes: try indexBlock(leaf), key: region.key, span: span, writer: self)
             } else {
                 parent = nil
             }
@@ -131,7 +131,7 @@ extension CheckpointWriter {
     func currentLeaf(of region: RegionState, span: SpanIndex) throws(StoreError) -> BlockPointer? {
         if let own = region.progress.withLock({ $0.leaves[span] }) { return own }
         guard let parent = region.parent else { return nil }
-        return try ParentTree(store: store, region: parent).leaf(of: span)
+        return try ParentTree(blocks: blocks, region: parent).leaf(of: span)
     }
 }
 

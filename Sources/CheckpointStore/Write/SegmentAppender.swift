@@ -17,6 +17,7 @@ final class SegmentAppender {
     private let segmentClass: SegmentClass
     private let birth: BlockBirth
     private let queue: WriteQueue
+    private let mayUseReserve: Bool
     private let segmentSize: Int
     private let unit: Int
 
@@ -32,10 +33,14 @@ final class SegmentAppender {
     private var full: [SegmentUse] = []
     private(set) var claims: [SegmentClaim] = []
 
-    init(store: CheckpointStore, segmentClass: SegmentClass, id: CheckpointID, queue: WriteQueue) {
+    /// - Parameter mayUseReserve: true for what frees more than it takes.
+    init(
+        store: CheckpointStore, segmentClass: SegmentClass, id: CheckpointID, queue: WriteQueue, mayUseReserve: Bool = false
+    ) {
         self.store = store
         self.segmentClass = segmentClass
         self.queue = queue
+        self.mayUseReserve = mayUseReserve
         birth = BlockBirth(id)
         segmentSize = Int(store.geometry.segmentSize)
         unit = Int(store.geometry.commitUnit)
@@ -106,7 +111,9 @@ final class SegmentAppender {
     }
 
     /// Puts a commit record behind what was written in each segment, and submits everything to the queue.
-    func finish(record: BlockPointer, name: String) throws(StoreError) -> [SegmentUse] {
+    ///
+    /// - Parameter record: the checkpoint's record; nil, with an empty name, for blocks that were moved here.
+    func finish(record: BlockPointer?, name: String) throws(StoreError) -> [SegmentUse] {
         var uses: [SegmentUse] = []
         for var use in full {
             let bytes = commitRecord(use, record, name)
@@ -147,7 +154,7 @@ final class SegmentAppender {
 
     /// Goes on in a segment with `room` bytes left, the unit for the commit record counted.
     private func openSegment(room: Int) throws(StoreError) {
-        let claim = try store.claimSegment(segmentClass, room: room)
+        let claim = try store.claimSegment(segmentClass, room: room, mayUseReserve: mayUseReserve)
         claims.append(claim)
         // Taken first: an open segment always has a buffer.
         if buffer == nil { buffer = try queue.takeBuffer() }
@@ -214,7 +221,7 @@ final class SegmentAppender {
         ).encoded()
     }
 
-    private func commitRecord(_ use: SegmentUse, _ record: BlockPointer, _ name: String) -> [UInt8] {
+    private func commitRecord(_ use: SegmentUse, _ record: BlockPointer?, _ name: String) -> [UInt8] {
         CommitRecord(
             record: record, segment: use.segment, firstOffset: SegmentOffset(use.firstOffset),
             endOffset: SegmentOffset(use.endOffset), name: name, birth: birth

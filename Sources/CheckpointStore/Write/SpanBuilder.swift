@@ -197,31 +197,13 @@ struct SpanBuilder {
     private func fill(
         _ block: UnsafeMutableRawBufferPointer, _ payload: UnsafeRawBufferPointer, _ pages: [UInt16], _ span: SpanIndex
     ) -> Int {
-        let payloadOffset = PageRunHeader.payloadOffset(pageCount: pages.count)
-        let target = unsafe UnsafeMutableRawBufferPointer(rebasing: block[payloadOffset..<payloadOffset + payload.count])
-        var codec = RunCodec.raw
-        var length = payload.count
-        if let compressed = unsafe lane.compressor.compress(payload, into: target) {
-            codec = .lz4
-            length = compressed
-        } else {
-            unsafe target.copyMemory(from: payload)
-        }
-        unsafe PageRunHeader(regionKey: key, span: span, codec: codec, keyID: 0, pages: pages).encode(into: block)
-        return payloadOffset + length
+        unsafe RunEncoding.fill(block, payload, pages, key: key, span: span, &lane.compressor)
     }
 
     private func finish(
         _ block: UnsafeMutableRawBufferPointer, _ length: Int, _ pages: [UInt16]
     ) -> BlockPointer {
-        let birth = BlockBirth(writer.id)
-        let codec: RunCodec =
-            length == PageRunHeader.payloadOffset(pageCount: pages.count) + pages.count * pageSize ? .raw : .lz4
-        let checksum = unsafe Block.seal(UnsafeMutableRawBufferPointer(rebasing: block[0..<length]), kind: .run, birth: birth)
-        let place = lane.data.endBlock(length, live: UInt32(pages.count))
-        return BlockPointer(
-            segment: place.segment, offset: place.offset, storedLength: UInt32(length), kind: .run, codec: codec, keyID: 0,
-            birth: birth, checksum: checksum)
+        unsafe RunEncoding.finish(block, length, pageCount: pages.count, birth: BlockBirth(writer.id), lane.data)
     }
 
     // MARK: leaves

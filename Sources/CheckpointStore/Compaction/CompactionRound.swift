@@ -1,0 +1,224 @@
+// One round of compaction: a walk through the trees, then victims emptied batch by batch.
+//
+// Invariants:
+// - Copying needs no lock; what is copied counts from the batch's commit on, under the reclaim lock, and only if the victim's entry in
+//   the segment table is what it was when the trees were walked.
+// - A victim is claimed from before the walk until it is free, so that nobody appends to it.
+// - A batch that fails leaves nothing behind: what it wrote is free space.
+
+import Media
+import StoreFormat
+import Threading
+import Units
+
+/// Empties the victims of one plan. Confined to one thread; moving is spread over several.
+final class CompactionRound {
+    private let store: CheckpointStore
+    private let options: CompactionOptions
+    private let pace: Pace
+    private let queue: WriteQueue
+    private var victims: [Victim]
+    private var live = LiveBlocks()
+    private(set) var report: CompactionReport
+
+    /// Blocks that a round keeps in mind at once, about 130 bytes each.
+    private static let mostBlocks = 1 << 20
+
+    init(_ store: CheckpointStore, _ options: CompactionOptions, _ victims: [Victim], _ pace: Pace, _ report: CompactionReport) {
+        self.store = store
+        self.options = options
+        self.pace = pace
+        self.report = report
+        var blocks = 0
+        self.victims = Array(
+            victims.prefix { victim in
+                defer { blocks += victim.mostBlocks }
+                return blocks < Self.mostBlocks
+            })
+        let isInline = options.parallelism == 1 || store.medium.traits.writesAreCopies
+        queue = WriteQueue(
+            medium: store.medium, threads: isInline ? 0 : options.parallelism, buffers: options.parallelism * 4 + 4,
+            bufferBytes: SegmentAppender.bufferBytes(store.geometry))
+    }
+
+    /// Empties the victims.
+    ///
+    /// - Throws: what ends compaction; the report says what was done before.
+    func run() throws(StoreError) {
+        defer { queue.close() }
+        var claimed: [SegmentIndex] = []
+        defer { store.unclaim(claimed) }
+        for victim in victims where try store.lockClaim(victim.segment) || store.has(.compactsWithoutClaims) {
+            claimed.append(victim.segment)
+        }
+        report.skippedSegments += victims.count - claimed.count
+        try lookAround(claimed)
+        try emptyAll()
+    }
+
+    /// Finds out what lives in the claimed segments, in the newest generation.
+    private func lookAround(_ claimed: [SegmentIndex]) throws(StoreError) {
+        let slot = try store.register()
+        defer { store.unregister(slot.generation) }
+        var table = TableReader(store: store, slot: slot)
+        victims = []
+        for segment in claimed {
+            // What was appended before it was claimed counts too.
+            let entry = try table.entry(segment)
+            if entry.isUsed, entry.segmentClass != .catalog { victims.append(Victim(segment: segment, entry: entry)) }
+        }
+        guard victims.contains(where: { $0.entry.live > 0 }) || slot.forwarding != nil else { return }
+        live = try LiveBlocks(of: Set(victims.map(\.segment)), in: slot, store)
+    }
+
+    private func emptyAll() throws(StoreError) {
+        var rest = victims[...]
+        var budget = options.batchBytes
+        while !rest.isEmpty {
+            try pace.checkNotCancelled()
+            let batch = Self.batch(rest, budget)
+            do throws(StoreError) {
+                try empty(batch)
+                rest = rest.dropFirst(batch.count)
+            } catch {
+                // Where there is little room, a smaller batch may free enough for the next.
+                guard error.code == .noSpace, batch.count > 1 else { throw error }
+                budget = ByteCount(UInt64(1))
+            }
+        }
+    }
+
+    /// Victims with about `budget` bytes that live, one at least.
+    private static func batch(_ victims: ArraySlice<Victim>, _ budget: ByteCount) -> ArraySlice<Victim> {
+        var bytes = ByteCount.zero
+        let count = victims.prefix { victim in
+            defer { bytes += victim.liveBytes }
+            return bytes < budget
+        }.count
+        return victims.prefix(max(1, count))
+    }
+
+    // MARK: a batch
+
+    /// What moving a batch came to.
+    private struct Moved: Sendable {
+        var outcomes: [SegmentIndex: MoveOutcome] = [:]
+    }
+
+    private func empty(_ batch: ArraySlice<Victim>) throws(StoreError) {
+        let id = store.environment.newID()
+        let movers = Lock<[BlockMover]>([])
+        let moved = Lock(Moved())
+        defer {
+            for mover in movers.withLock({ $0 }) {
+                mover.abandon()
+                store.release(mover.claims)
+            }
+        }
+        try move(batch, id, movers, moved)
+        var uses: [SegmentUse] = []
+        for mover in movers.withLock({ $0 }) { uses += try mover.finish() }
+        try queue.drain()
+        // The commit's own flush covers it; but others would wait for that.
+        if !uses.isEmpty { do { try onMedium { () throws(MediumError) in try store.medium.flush() } } catch { throw store.fail(error) } }
+        try commit(batch, moved.withLock { $0.outcomes }, uses)
+        store.remember(uses)
+    }
+
+    private func move(
+        _ batch: ArraySlice<Victim>, _ id: CheckpointID, _ movers: Lock<[BlockMover]>, _ moved: Lock<Moved>
+    ) throws(StoreError) {
+        let live = live.blocks
+        let rest = Lock(batch)
+        let (store, queue, pace) = (store, queue, pace)
+        try inParallel(workers: max(1, min(options.parallelism, batch.count))) { (_: Int) throws(StoreError) in
+            let mover = BlockMover(store: store, id: id, queue: queue, pace: pace)
+            movers.withLock { $0.append(mover) }
+            while let victim = rest.withLock({ $0.popFirst() }) {
+                let outcome = try mover.move(live[victim.segment] ?? [])
+                moved.withLock { $0.outcomes[victim.segment] = outcome }
+            }
+        }
+    }
+
+    /// Makes the moves count and frees the victims, all in one generation; then gives their space back.
+    private func commit(
+        _ batch: ArraySlice<Victim>, _ outcomes: [SegmentIndex: MoveOutcome], _ uses: [SegmentUse]
+    ) throws(StoreError) {
+        var done = CompactionReport()
+        var freed: [SegmentIndex] = []
+        try store.underReclaimLock { () throws(StoreError) in
+            let generation = try store.commit { transaction throws(StoreError) in
+                transaction.mayUseReserve = true
+                for use in uses { try transaction.append(use) }
+                var counted: [SegmentIndex: UInt32] = [:]
+                for victim in batch {
+                    guard let moves = try moves(of: victim, outcomes, transaction, &done) else { continue }
+                    for move in moves { counted[move.copy.segment, default: 0] += move.liveUnits }
+                    try free(victim, moves, transaction)
+                    freed.append(victim.segment)
+                    done.count(moves)
+                }
+                for use in uses where use.live > counted[use.segment] ?? 0 {
+                    try transaction.lowerLive(of: use.segment, by: use.live - (counted[use.segment] ?? 0))
+                }
+                return transaction.generation
+            }
+            // One more generation makes this one old enough for what it freed to be used again.
+            try store.advanceGeneration(beyond: generation)
+        }
+        done.freedSegments = freed.count
+        done.commits = 1
+        report.add(done)
+        pace.didFree(freed.count)
+        try store.discard(freed)
+        store.unclaim(freed)
+    }
+
+    /// What was moved of a victim; nil when it must stay.
+    private func moves(
+        of victim: Victim, _ outcomes: [SegmentIndex: MoveOutcome], _ transaction: CommitTransaction, _ done: inout CompactionReport
+    ) throws(StoreError) -> [Move]? {
+        guard try transaction.table.entry(victim.segment) == victim.entry else {
+            // Something in it has died, or somebody has freed it, since the trees were walked.
+            done.skippedSegments += 1
+            return nil
+        }
+        switch outcomes[victim.segment] {
+        case .moved(let moves): return moves
+        case .damaged(let error):
+            done.damaged.append(error)
+            return nil
+        case nil: preconditionFailure("every victim of the batch has an outcome")
+        }
+    }
+
+    private func free(_ victim: Victim, _ moves: [Move], _ transaction: CommitTransaction) throws(StoreError) {
+        for key in live.deadEntries[victim.segment] ?? [] { try transaction.moves.remove(key) }
+        for move in moves { try transaction.forward(move.pointer, to: move.copy, kept: move.kept, live: move.live) }
+        try transaction.free(victim.segment)
+    }
+}
+
+extension LiveBlocks {
+    /// Nothing lives in any victim.
+    init() {}
+}
+
+extension CompactionReport {
+    fileprivate mutating func count(_ moves: [Move]) {
+        movedBlocks += moves.count
+        movedBytes += ByteCount(moves.reduce(UInt64(0)) { $0 + UInt64($1.copy.storedLength) })
+        rewrittenRuns += moves.count { $0.isRewritten }
+    }
+
+    fileprivate mutating func add(_ other: CompactionReport) {
+        movedBytes += other.movedBytes
+        movedBlocks += other.movedBlocks
+        rewrittenRuns += other.rewrittenRuns
+        freedSegments += other.freedSegments
+        commits += other.commits
+        damaged += other.damaged
+        skippedSegments += other.skippedSegments
+    }
+}

@@ -1,0 +1,50 @@
+// Checking the forwarding tables: where they lead, and that they know all that leaves list.
+//
+// Invariant: a table that can't be read is damage of the store as a whole here; the blocks that it stands for are reported with their
+// checkpoints.
+
+import StoreFormat
+import Units
+
+extension Verifier {
+    /// Every table, with the places that its entries lead to. False when part of it can't be read.
+    func forwarding() throws(StoreError) -> Bool {
+        var previous: ForwardingTableRef?
+        let failure = failure { () throws(StoreError) in
+            try store.forEachForwardingTable(slot.forwarding, visiting: { countSound([$0]) }) { (named, table) throws(StoreError) in
+                countSound([named.pointer])
+                try check(table, named, behind: previous)
+                let last = table.entries[table.entries.count - 1]
+                let end = ForwardingKey(segment: table.segment, offset: last.offset, birth: last.birth)
+                previous = ForwardingTableRef(key: end, pointer: named.pointer)
+            }
+        }
+        if let failure { try note(failure, checkpoint: nil, region: nil, ranges: []) }
+        return failure == nil
+    }
+
+    private func check(
+        _ table: ForwardingTable, _ named: ForwardingTableRef, behind previous: ForwardingTableRef?
+    ) throws(StoreError) {
+        let place = slot.geometry.position(of: named.pointer)
+        if let previous, !previous.key.bytes.lexicographicallyPrecedes(named.key.bytes) {
+            try noteStore("two forwarding tables of segment \(table.segment) overlap", at: place)
+        }
+        let (entries, listed) = state.withLock { state in
+            (state.entries, table.entries.map { state.runs[Self.key($0.target)]?.places ?? 0 })
+        }
+        guard !entries.isEmpty else { return }
+        for (entry, listed) in zip(table.entries, listed) {
+            let target = entries[entry.newSegment]
+            let isThere =
+                target?.segmentClass == SegmentClass(holding: entry.kind)
+                && UInt64(entry.newOffset.rawValue) + UInt64(entry.newStoredLength) <= UInt64(target?.committedLength ?? 0)
+            if !isThere {
+                try noteStore("the forwarding of segment \(table.segment) + \(entry.offset) leads to where nothing is written", at: place)
+            }
+            if listed & ~entry.live != 0 {
+                try noteStore("the forwarding of segment \(table.segment) + \(entry.offset) counts fewer pages than leaves list", at: place)
+            }
+        }
+    }
+}
