@@ -6,7 +6,6 @@ StoreError. Section numbers ("4.3") are those of FORMAT.md. Needs Python 3.9, lz
 """
 from __future__ import annotations
 
-import bisect
 import os
 import struct
 import unicodedata
@@ -19,7 +18,8 @@ import xxhash
 PAGE = 4096
 SPAN = 512                      # pages (section 5)
 SLOTS = 16                      # per ring (section 1)
-KNOWN_INCOMPATIBLE = {0: "draft"}
+INCOMPATIBLE = {0: "draft", 1: "forwarding"}        # the features that this reader knows (3.5)
+READ_ONLY_COMPATIBLE = {0: "lineage"}
 NOWHERE = 0xFFFFFFFF            # catalogSegment: not yet set
 MAX_CATALOG_DEPTH = 16          # section 6.2
 
@@ -92,8 +92,10 @@ KINDS = {
     7: Kind(b"CKTL", "segment-table leaf", 3, 48 + 64 * 32, 48 + 64 * 32),
     8: Kind(b"CKTI", "segment-table inner node", 3, 88, 48 + 64 * 40),
     9: Kind(b"CKSG", "segment header", 0, 128, 128),
-    10: Kind(b"CKCM", "commit record", 0, 89, 88 + 255),
+    10: Kind(b"CKCM", "commit record", 0, 88, 88 + 255),
+    11: Kind(b"CKFT", "forwarding table", 3, 40 + 48, 40 + 512 * 48),
 }
+TREES = {1: "catalog by id", 2: "catalog by name", 3: "lineage", 4: "forwarding"}       # 6.2
 KIND_OF_MAGIC = {kind.magic: number for number, kind in KINDS.items()}
 SEGMENT_HEADER_LENGTH = 128
 
@@ -214,12 +216,21 @@ class Slot:
         names = self.feature_names()
         return [(bit, names.get((mask, bit), f"bit {bit}")) for bit in range(64) if bits >> bit & 1]
 
+    @property
+    def is_draft(self) -> bool:
+        return bool(self.incompatible & 1)
+
     def check_supported(self) -> None:
         if self.version != 1:
             raise Unsupported(f"format version {self.version}; this reader knows version 1")
-        unknown = [name for bit, name in self.features(1, self.incompatible) if bit not in KNOWN_INCOMPATIBLE]
+        unknown = [name for bit, name in self.features(1, self.incompatible) if bit not in INCOMPATIBLE]
         if unknown:
             raise Unsupported(f"the store needs feature {', '.join(map(printable, unknown))}")
+
+    def why_read_only(self) -> list:
+        """3.5: the features for which a program that knows no more than this one must not write to the store."""
+        unknown = [name for bit, name in self.features(2, self.read_only_compatible) if bit not in READ_ONLY_COMPATIBLE]
+        return (["draft"] if self.is_draft else []) + unknown
 
     def check_ranges(self) -> None:
         """3.1: the ranges of a valid, supported slot."""
@@ -239,20 +250,39 @@ class Slot:
                 (self.allocation_hint < self.segment_count, f"allocationHint {self.allocation_hint}"),
                 (self.used_segments <= self.segment_count, f"usedSegments {self.used_segments}"),
                 (self.base_generation == self.generation if self.kind == 1
-                 else 1 <= self.base_generation < self.generation, f"baseGeneration {self.base_generation}"),
-                (self.raw[248:328] == bytes(80), "forwarding or lineage pointer that is not null")):
+                 else 1 <= self.base_generation < self.generation, f"baseGeneration {self.base_generation}")):
             if not ok:
                 raise Corrupt(f"slot of generation {self.generation}: {what}")
-        by_id, by_name, _ = self.roots()
-        if (by_id is None) != (self.checkpoint_count == 0) or (by_name is None) != (by_id is None):
-            raise Corrupt(f"slot of generation {self.generation}: catalog roots don't fit "
-                          f"checkpointCount {self.checkpoint_count}")
+        self.check_roots()
 
-    def roots(self) -> tuple:
-        what = f"slot of generation {self.generation}"
-        return (parse_pointer(self.raw, 128, (6,), True, f"{what}, catalogById"),
-                parse_pointer(self.raw, 168, (6,), True, f"{what}, catalogByName"),
-                parse_pointer(self.raw, 208, (8 if self.table_depth else 7,), True, f"{what}, segmentTable"))
+    def check_roots(self) -> None:
+        """3.1, 3.5: which roots are null, and which features say so."""
+        roots, empty = self.roots(), self.checkpoint_count == 0
+        has_forwarding, has_lineage = bool(self.incompatible >> 1 & 1), bool(self.read_only_compatible & 1)
+        for ok, what in (
+                ((roots.by_id is None) == empty == (roots.by_name is None),
+                 f"catalog roots don't fit checkpointCount {self.checkpoint_count}"),
+                (has_lineage != self.is_draft, "of the features draft and lineage, it has both or none"),
+                ((roots.lineage is None) == (empty or not has_lineage),
+                 f"the lineage pointer does not fit the features, or checkpointCount {self.checkpoint_count}"),
+                ((roots.forwarding is None) != has_forwarding, "the forwarding pointer does not fit the features")):
+            if not ok:
+                raise Corrupt(f"slot of generation {self.generation}: {what}")
+
+    def roots(self) -> "Roots":
+        def pointer(at, kind, name):
+            return parse_pointer(self.raw, at, (kind,), True, f"slot of generation {self.generation}, {name}")
+        return Roots(pointer(128, 6, "catalogById"), pointer(168, 6, "catalogByName"),
+                     pointer(208, 8 if self.table_depth else 7, "segmentTable"), pointer(248, 6, "forwarding"),
+                     pointer(288, 6, "lineage"))
+
+
+class Roots(NamedTuple):
+    by_id: Optional[Pointer]
+    by_name: Optional[Pointer]
+    table: Optional[Pointer]
+    forwarding: Optional[Pointer]
+    lineage: Optional[Pointer]
 
 
 def table_depth(segment_count: int) -> int:
@@ -301,12 +331,13 @@ class TableEntry(NamedTuple):
     segment_class: int
     committed_length: int
     live: int
+    written: int                # reserved in a store of the draft
     birth: int
     freed_generation: int
 
 
 TABLE_ENTRY = struct.Struct("<BBHIIIQQ")
-NEVER_USED = TableEntry(0, 0, 0, 0, 0, 0)
+NEVER_USED = TableEntry(0, 0, 0, 0, 0, 0, 0)
 
 
 class Region(NamedTuple):
@@ -337,9 +368,32 @@ class Checkpoint(NamedTuple):
     regions: list
 
 
+class Lineage(NamedTuple):
+    """6.3, 6.4"""
+    nodes: dict                 # id -> (parent's id, or 0; is it living?)
+    edges: set                  # (parent's id, child's id)
+    references: dict            # name -> id
+
+
+class Forward(NamedTuple):
+    """7.3: where a block is instead of where the pointers to it say."""
+    place: Pointer              # of the kind and birth of those pointers
+    kept: int                   # bit i: page i of the old run is there, at the number of the bits below
+    live: int                   # the bits of pages that leaves may still list
+
+
 class Run(NamedTuple):
     pages: tuple                # index of each page in the span
     data: bytes                 # decoded
+    kept: Optional[int] = None  # when it was moved: `Forward.kept`
+
+    def index_of(self, index: int) -> Optional[int]:
+        """Where page `index` of the run that the leaves mean is in this one."""
+        if self.kept is not None:
+            if not self.kept >> index & 1:
+                return None
+            index = bin(self.kept & (1 << index) - 1).count("1")
+        return index if index < len(self.pages) else None
 
 
 class Place(NamedTuple):
@@ -377,7 +431,10 @@ class Store:
                                f"{', '.join(map(str, sorted({slot.generation for slot in valid})))}")
             self.slot.check_supported()
         self.slot.check_ranges()
-        self.by_id, self.by_name, self.table_root = self.slot.roots()
+        self.roots = self.slot.roots()
+        self.trees = dict(zip(TREES, (self.roots.by_id, self.roots.by_name, self.roots.lineage, self.roots.forwarding)))
+        self.tables = {}            # segment -> its forwarding tables, as `forwarding_tables` gives them
+        self.forwards = {}          # (key, pointer) of a forwarding table -> its entries
         a, b = (ring[self.newest % SLOTS] for ring in self.slots)
         if not (a.valid and b.valid and a.generation == b.generation):
             self.warnings.append(f"the newest generation, {self.newest}, has only one sound slot; the next commit heals it")
@@ -412,7 +469,7 @@ class Store:
             while block := self.scan_block(segment, at):
                 kind, raw = block
                 _, _, length, birth = HEADER.unpack_from(raw)
-                if kind not in (6, 7, 8) or birth <= self.newest:
+                if kind not in (6, 7, 8, 11) or birth <= self.newest:
                     break
                 if birth >= self.newest + 2:
                     return f"generation {birth} wrote to segment {segment}, but the newest slot is {self.newest}"
@@ -428,10 +485,18 @@ class Store:
     def position(self, segment: int, offset: int) -> int:
         return self.slot.data_offset + segment * self.slot.segment_size + offset
 
+    def place(self, pointer: Pointer) -> Pointer:
+        """7.4: the pointer itself, or, when its block was moved, one to where that is."""
+        moved = self.forward(pointer)
+        return moved.place if moved else pointer
+
     def block(self, pointer: Pointer, what: str) -> bytes:
         """2.3, "To read the block of a pointer", up to the fields that name the place in the tree."""
         slot, kind = self.slot, KINDS[pointer.kind]
         where = f"{what}: {pointer}"
+        place = self.place(pointer)
+        if place is not pointer:
+            where, pointer = f"{where}, moved to segment {place.segment} offset {place.offset}", place
         if pointer.segment >= slot.segment_count or pointer.offset + pointer.length > slot.segment_size:
             raise Corrupt(f"{where} of {pointer.length} bytes: pointer out of range")
         raw = self.medium.read(self.position(pointer.segment, pointer.offset), pointer.length)
@@ -486,7 +551,7 @@ class Store:
             if first_segment != first or count != 64:
                 raise Corrupt(f"{what}: {pointer}: wrong place in the tree")
             entries = [TABLE_ENTRY.unpack_from(raw, 48 + 32 * i) for i in range(64)]
-            return [TableEntry(e[0], e[1], e[3], e[4], e[6], e[7]) for e in entries]
+            return [TableEntry(*e[:2], *e[3:]) for e in entries]
         first_segment, its_level, _, count = struct.unpack_from("<IBBH", raw, 32)
         if first_segment != first or its_level != level:
             raise Corrupt(f"{what}: {pointer}: wrong place in the tree")
@@ -495,7 +560,7 @@ class Store:
                 children(raw, 40, 64, count, (7,) if level == 1 else (8,), f"{what}: {pointer}")]
 
     def table_entry(self, segment: int) -> TableEntry:
-        pointer, first = self.table_root, 0
+        pointer, first = self.roots.table, 0
         for level in range(self.slot.table_depth, 0, -1):
             if pointer is None:
                 return NEVER_USED
@@ -504,13 +569,13 @@ class Store:
             pointer = nodes.get(first)
         return NEVER_USED if pointer is None else self.table_node(pointer, 0, segment - segment % 64)[segment % 64]
 
-    # ------------------------------------------------------------ 6. checkpoints
+    # ------------------------------------------------------------ 6.2 the B+ trees
 
     def catalog_node(self, pointer: Pointer, tree: int, level: Optional[int], low: bytes,
                      high: Optional[bytes]) -> tuple:
         """6.2: (level, [(key, value or pointer)]); all keys lie in [low, high)."""
-        where = f"catalog by {'id' if tree == 1 else 'name'}: {pointer}"
-        raw = self.block(pointer, where.split(":")[0])
+        where = f"{TREES[tree]}: {pointer}"
+        raw = self.block(pointer, TREES[tree])
         its_tree, its_level, count = struct.unpack_from("<BBH", raw, 32)
         if its_tree != tree:
             raise Corrupt(f"{where}: belongs to tree {its_tree}")
@@ -536,8 +601,9 @@ class Store:
             raise Corrupt(f"{where}: {len(raw) - at} bytes behind the entries")
         return its_level, entries
 
-    def walk_catalog(self, tree: int, on_error=None, seen=None) -> Iterator[tuple]:
-        """(key, value) of every entry in order. A damaged node goes to `on_error` when that is given."""
+    def walk_catalog(self, tree: int, on_error=None, seen=None, first: bytes = b"", end: Optional[bytes] = None) -> Iterator[tuple]:
+        """(key, value) of every entry in order, of those in [first, end) when that is given. A damaged node goes to
+        `on_error` when that is given."""
         def walk(pointer, level, low, high):
             try:
                 level, entries = self.catalog_node(pointer, tree, level, low, high)
@@ -548,27 +614,123 @@ class Store:
             if seen:
                 seen(pointer)
             for i, (key, value) in enumerate(entries):
-                if level == 0:
+                if end is not None and key >= end:
+                    return
+                following = entries[i + 1][0] if i + 1 < len(entries) else high
+                if level == 0 and key >= first:
                     yield key, value
-                else:
-                    yield from walk(value, level - 1, max(low, key), entries[i + 1][0] if i + 1 < len(entries) else high)
-        root = self.by_id if tree == 1 else self.by_name
-        if root is not None:
-            yield from walk(root, None, b"", None)
+                elif level and (following is None or following > first):
+                    yield from walk(value, level - 1, max(low, key), following)
+        if self.trees[tree] is not None:
+            yield from walk(self.trees[tree], None, b"", None)
 
     def find(self, tree: int, key: bytes) -> Optional[bytes]:
-        """6.2: the value of a key."""
-        pointer, level, low, high = (self.by_id if tree == 1 else self.by_name), None, b"", None
-        while pointer is not None:
-            its_level, entries = self.catalog_node(pointer, tree, level, low, high)
-            i = bisect.bisect_right([entry[0] for entry in entries], key) - 1
-            if its_level == 0:
-                return entries[i][1] if i >= 0 and entries[i][0] == key else None
-            if i < 0:
-                return None
-            low, high = max(low, entries[i][0]), entries[i + 1][0] if i + 1 < len(entries) else high
-            pointer, level = entries[i][1], its_level - 1
-        return None
+        """The value of a key."""
+        return next((value for _, value in self.walk_catalog(tree, first=key, end=key + b"\0")), None)
+
+    # ------------------------------------------------------------ 6.3, 6.4 lineage and references
+
+    def lineage(self, on_error=None, seen=None) -> Lineage:
+        """The whole lineage tree, entry by entry; whether they fit together is for a verifier to say. An entry that
+        cannot be is left out and goes to `on_error`, when that is given, as does a damaged node."""
+        result = Lineage({}, set(), {})
+        for key, value in self.walk_catalog(3, on_error, seen):
+            try:
+                self.lineage_entry(key, value, result)
+            except Corrupt as error:
+                if on_error is None:
+                    raise
+                on_error(error)
+        return result
+
+    def lineage_entry(self, key: bytes, value: bytes, result: Lineage) -> None:
+        where = f"lineage: entry {key.hex()}"
+        if key[:8] == bytes(8):
+            if len(value) != 8:
+                raise Corrupt(f"{where}: reference of wrong size")
+            name = Fields(key[8:], where).name(len(key) - 8)
+            result.references[name] = int.from_bytes(value, "little")
+            return
+        if len(key) != 16:
+            raise Corrupt(f"{where}: wrong size")
+        first, second = struct.unpack(">QQ", key)
+        if second:
+            if value:
+                raise Corrupt(f"{where}: an edge with a value")
+            result.edges.add((first, second))
+            return
+        if len(value) != 16:
+            raise Corrupt(f"{where}: node of wrong size")
+        parent, state = struct.unpack_from("<QB", value)
+        if state not in (1, 2):
+            raise Corrupt(f"{where}: state {state}")
+        result.nodes[first] = (parent, state == 1)
+
+    # ------------------------------------------------------------ 7.3, 7.4 forwarding
+
+    def forwarding_tables(self, segment: Optional[int] = None, on_error=None, seen=None) -> list:
+        """7.3: (key, pointer, end) of the forwarding tables, of those of one segment when that is given; all keys of a
+        table lie in [key, end)."""
+        first, end, found = b"", None, []
+        if segment is not None:
+            first, end = segment.to_bytes(4, "big"), segment.to_bytes(4, "big") + b"\xff" * 13
+        for key, value in self.walk_catalog(4, on_error, seen, first, end):
+            try:
+                if len(key) != 16 or len(value) != 40:
+                    raise Corrupt(f"forwarding: entry {key.hex()} of wrong size")
+                found.append((key, parse_pointer(value, 0, (11,), False, f"forwarding: entry {key.hex()}")))
+            except StoreError as error:
+                if on_error is None:
+                    raise
+                on_error(error)
+        ends = [key for key, _ in found[1:]] + [None]
+        return [(key, pointer, end) for (key, pointer), end in zip(found, ends)]
+
+    def forwarding_table(self, key: bytes, pointer: Pointer, end: Optional[bytes]) -> dict:
+        """7.3: {(offset, birth): Forward} of a table."""
+        if (key, pointer) in self.forwards:
+            return self.forwards[key, pointer]
+        where = f"forwarding: {pointer}"
+        raw = self.block(pointer, "forwarding")
+        segment, count = struct.unpack_from("<II", raw, 32)
+        if not 1 <= count <= 512 or len(raw) != 40 + 48 * count:
+            raise Corrupt(f"{where}: entryCount {count} does not fit its length")
+        result, last = {}, None
+        for i in range(count):
+            offset, new_segment, new_offset, length, birth, checksum, kind, codec, kept, live, _ = struct.unpack_from(
+                "<IIIIQ16sBBHHH", raw, 40 + 48 * i)
+            its = struct.pack(">IIQ", segment, offset, birth)
+            if (its <= last if last else its != key) or (end is not None and its >= end):
+                raise Corrupt(f"{where}: entry {i} is out of order, or does not fit the tables' keys")
+            if not 1 <= kind <= 5 or codec > (kind == 1) or not KINDS[kind].least <= length <= KINDS[kind].most \
+                    or any(at % 64 or at < SEGMENT_HEADER_LENGTH for at in (offset, new_offset)):
+                raise Corrupt(f"{where}: entry {i}: kind {kind}, codec {codec}, offsets {offset}, {new_offset}, length {length}")
+            if live == 0 or live & ~kept or (kind != 1 and kept != 1):
+                raise Corrupt(f"{where}: entry {i}: kept {kept:#x}, live {live:#x}")
+            place = Pointer(new_segment, new_offset, length, kind, codec, 0, birth, checksum)
+            result[offset, birth], last = Forward(place, kept, live), its
+        self.forwards[key, pointer] = result
+        return result
+
+    def forward(self, pointer: Pointer) -> Optional[Forward]:
+        """7.4: where the block of a pointer went; None when it is where the pointer says."""
+        if self.roots.forwarding is None or pointer.kind > 5:
+            return None
+        if pointer.segment not in self.tables:
+            self.tables[pointer.segment] = self.forwarding_tables(pointer.segment)
+        wanted = struct.pack(">IIQ", pointer.segment, pointer.offset, pointer.birth)
+        tables = [table for table in self.tables[pointer.segment] if table[0] <= wanted]
+        found = self.forwarding_table(*tables[-1]).get((pointer.offset, pointer.birth)) if tables else None
+        if found is None:
+            return None
+        place = found.place
+        if place.kind != pointer.kind:
+            raise Corrupt(f"forwarding: the {pointer} is entered as a {KINDS[place.kind].name}")
+        if place.kind != 1 and (place.length, place.checksum) != (pointer.length, pointer.checksum):
+            raise Corrupt(f"forwarding: the {pointer} is entered with another length or checksum")
+        return found
+
+    # ------------------------------------------------------------ 6.1 checkpoints
 
     def catalog_value(self, key: bytes, value: bytes) -> tuple:
         """6.2: (id, record pointer) of an entry of the tree by id."""
@@ -626,21 +788,26 @@ class Store:
         return Checkpoint(number, name, parent, created, base, new_pages, stored_bytes, group, labels, regions)
 
     def find_checkpoint(self, name: str) -> Checkpoint:
-        """By name, or, when no checkpoint has that name, by id in 16 hex digits."""
+        """6.4: by name; by reference, when no checkpoint has that name; else by id in 16 hex digits."""
         encoded = name.encode("utf-8", "surrogateescape")
-        value = self.find(2, encoded)
+        value, how = self.find(2, encoded), "name"
+        if value is None:
+            value, how = self.find(3, bytes(8) + encoded), "reference"
         if value is not None and len(value) != 8:
-            raise Corrupt("catalog by name: entry of wrong size")
-        number = int.from_bytes(value, "little") if value else None
-        if number is None and len(name) == 16 and all(c in "0123456789abcdefABCDEF" for c in name):
+            raise Corrupt(f"catalog: {how} {printable(name)} of wrong size")
+        if value is not None:
+            number = int.from_bytes(value, "little")
+        elif len(name) == 16 and all(c in "0123456789abcdefABCDEF" for c in name):
             number = int(name, 16)
-        entry = None if number is None else self.find(1, number.to_bytes(8, "big"))
+        else:
+            raise NotFound(f"checkpoint {printable(name)}")
+        entry = self.find(1, number.to_bytes(8, "big"))
         if entry is None:
             if value is not None:
-                raise Corrupt(f"catalog: {printable(name)} is checkpoint {number:016x}, which the tree by id lacks")
+                raise Corrupt(f"catalog: {how} {printable(name)} is checkpoint {number:016x}, which the tree by id lacks")
             raise NotFound(f"checkpoint {printable(name)}")
         found = self.checkpoint(*self.catalog_value(number.to_bytes(8, "big"), entry))
-        if value is not None and found.name.encode() != encoded:
+        if value is not None and how == "name" and found.name.encode() != encoded:
             raise Corrupt(f"catalog: {printable(name)} leads to checkpoint {printable(found.name)}")
         return found
 
@@ -671,8 +838,9 @@ class Store:
         if region.root is not None:
             yield from walk(region.root, region.depth, 0)
 
-    def leaf(self, pointer: Pointer, region: Region, span: int, seen=None) -> dict:
-        """5.2, 5.3: {page in the span: Place} of the pages that are not zero, in ascending order."""
+    def leaf(self, pointer: Pointer, region: Region, span: int, seen=None, hidden=None) -> dict:
+        """5.2, 5.3: {page in the span: Place} of the pages that are not zero, in ascending order. `seen` is given the
+        pointers to the leaf and to its base, `hidden` the places that the base lists and the patch replaces."""
         raw = self.block(pointer, f"region {printable(region.name)}, page {span}")
         if seen:
             seen(pointer)
@@ -693,6 +861,8 @@ class Store:
             page, run, index, page_hash = struct.unpack_from("<HHB3x16s", raw, 96 + 40 * run_count + 24 * i)
             if page <= last or page >= limit or (run >= run_count and run != 0xFFFF) or index > 15:
                 raise Corrupt(f"{where}: entry {i} out of range or order")
+            if hidden and page in places:
+                hidden(places[page])
             if run == 0xFFFF:
                 places.pop(page, None)
             else:
@@ -723,14 +893,17 @@ class Store:
         return places
 
     def run(self, pointer: Pointer, region: Region, span: int) -> Run:
-        """5.1: a run, decoded. What is decoded never has more than 16 pages."""
+        """5.1: a run, decoded, from where it is (7.4). What is decoded never has more than 16 pages."""
         where = f"region {printable(region.name)}, page {span}: {pointer}"
+        moved = self.forward(pointer)
         raw = self.block(pointer, f"region {printable(region.name)}, page {span}")
         key, first_page, count, codec, key_id, _ = struct.unpack_from("<QQBBHI", raw, 32)
         if key != region.key or first_page != span:
             raise Corrupt(f"{where}: wrong place (region or span)")
-        if not 1 <= count <= 16 or codec != pointer.codec or key_id:
+        if not 1 <= count <= 16 or codec != (moved.place if moved else pointer).codec or key_id:
             raise Corrupt(f"{where}: {count} pages, codec {codec}, key {key_id}")
+        if moved and bin(moved.kept).count("1") != count:
+            raise Corrupt(f"{where}: {count} pages, but {moved.kept:#x} were kept when it was moved")
         start = round_up(56 + 2 * count, 8)
         if start >= len(raw):
             raise Corrupt(f"{where}: no payload")
@@ -745,13 +918,14 @@ class Store:
                 raise Corrupt(f"{where}: cannot be decoded") from None
         if len(data) != count * PAGE:
             raise Corrupt(f"{where}: payload of {len(data)} bytes for {count} pages")
-        return Run(pages, data)
+        return Run(pages, data, moved.kept if moved else None)
 
     def page(self, run: Run, place: Place, page: int, where: str) -> bytes:
         """5.5: the page that a leaf's `place` names, with its hash checked."""
-        if place.index >= len(run.pages) or run.pages[place.index] != page % SPAN:
+        index = run.index_of(place.index)
+        if index is None or run.pages[index] != page % SPAN:
             raise Corrupt(f"{where}, page {page}: the {place.run} does not hold it")
-        data = run.data[place.index * PAGE:(place.index + 1) * PAGE]
+        data = run.data[index * PAGE:(index + 1) * PAGE]
         if p128(data, self.slot.page_hash_seed) != place.hash:
             raise Corrupt(f"{where}, page {page}: wrong page hash")
         return data

@@ -2,7 +2,7 @@
 """Independent reader for ckstore stores, written from FORMAT.md alone.
 
     reader.py info    STORE
-    reader.py list    STORE [--json]
+    reader.py list    STORE [--tree] [--json]
     reader.py restore STORE CHECKPOINT REGION OUT    (OUT "-": standard output)
     reader.py machine STORE CHECKPOINT
     reader.py verify  STORE [--json]
@@ -27,7 +27,7 @@ import tempfile
 import time
 from typing import NamedTuple, Optional
 
-from ckstore import (HEADER, KINDS, NEVER_USED, NOWHERE, PAGE, SLOTS, SPAN, Checkpoint, Medium, NotFound, Pointer, Region,
+from ckstore import (HEADER, KINDS, NEVER_USED, NOWHERE, PAGE, SLOTS, SPAN, Checkpoint, Lineage, Medium, NotFound, Pointer, Region,
                      Store, StoreError, SuperblockLost, p128, printable)
 from machine import machine_record
 
@@ -61,6 +61,7 @@ def info(store: Store, _) -> int:
                               (2, slot.read_only_compatible, "read-only compatible features"),
                               (3, slot.compatible, "compatible features")):
         rows.append((title, ", ".join(printable(name) for _, name in slot.features(mask, bits)) or "none"))
+    rows.append(("may be written", f"no: {', '.join(map(printable, slot.why_read_only()))}" if slot.why_read_only() else "yes"))
     for title, value in rows:
         print(f"{title + ':':32}{value}")
     return 0
@@ -86,12 +87,23 @@ def list_checkpoints(store: Store, options) -> int:
         except StoreError as error:
             errors.append(error)
     found.sort(key=lambda checkpoint: checkpoint.name.encode())
+    lineage = store.lineage(errors.append) if options.tree else None
+    if lineage and store.slot.is_draft:         # no tree is kept: what the records say of it
+        ids = {checkpoint.id for checkpoint in found}
+        lineage.nodes.update((c.id, (c.parent if c.parent in ids else 0, True)) for c in found)
     for error in errors:
         print(f"reader.py: {error.word}: {error}", file=sys.stderr)
-    code = max((error.exit_code for error in errors), default=0)
     if options.json:
-        print(json.dumps({"generation": store.slot.generation, "checkpoints": [describe(c) for c in found]}, indent=1))
-        return code
+        print(json.dumps({"generation": store.slot.generation, "checkpoints": [describe(c) for c in found],
+                          **(describe_lineage(lineage) if lineage else {})}, indent=1))
+    elif lineage:
+        print_tree(lineage, {checkpoint.id: checkpoint for checkpoint in found})
+    else:
+        print_list(found)
+    return max((error.exit_code for error in errors), default=0)
+
+
+def print_list(found: list) -> None:
     names = {checkpoint.id: checkpoint.name for checkpoint in found}
     for checkpoint in found:
         parent = names.get(checkpoint.parent, f"{checkpoint.parent:016x} (deleted)") if checkpoint.parent else "-"
@@ -102,7 +114,34 @@ def list_checkpoints(store: Store, options) -> int:
         for region in checkpoint.regions:
             print(f"    {region.kind:6} {printable(region.name)}  {region.byte_length} bytes, "
                   f"{region.stored_pages} pages stored, {region.new_pages} of them new")
-    return code
+
+
+def describe_lineage(lineage: Lineage) -> dict:
+    return {"lineage": [{"id": f"{number:016x}", "parent": f"{parent:016x}" if parent else None, "isLiving": is_living}
+                        for number, (parent, is_living) in sorted(lineage.nodes.items())],
+            "references": {name: f"{number:016x}" for name, number in sorted(lineage.references.items())}}
+
+
+def print_tree(lineage: Lineage, checkpoints: dict) -> None:
+    """6.3: parents above their children; a child is set in only where it has siblings."""
+    references, children = {}, {}
+    for name, number in sorted(lineage.references.items()):
+        references.setdefault(number, []).append(name)
+    for number, (parent, _) in lineage.nodes.items():
+        children.setdefault(parent, []).append(number)
+
+    def age(number):
+        return (checkpoints[number].created, number) if number in checkpoints else (0, number)
+    pending = [(number, 0) for number in sorted(children.get(0, []), key=age, reverse=True)]
+    while pending:
+        number, depth = pending.pop()
+        checkpoint, (parent, is_living) = checkpoints.get(number), lineage.nodes[number]
+        what = printable(checkpoint.name) if checkpoint else "(unreadable)" if is_living else "(deleted)"
+        named = f"  <- {', '.join(map(printable, references[number]))}" if number in references else ""
+        print(f"{'    ' * depth}{'-' if parent else '*'} {what}  id {number:016x}"
+              f"{'  created ' + timestamp(checkpoint.created) if checkpoint else ''}{named}")
+        below = sorted(children.get(number, []), key=age, reverse=True)
+        pending += [(child, depth + (len(below) > 1)) for child in below]
 
 
 def restore(store: Store, options) -> int:
@@ -179,6 +218,8 @@ def block_details(kind: int, raw: bytes) -> str:
         return f" tree {raw[32]} level {raw[33]} entries {struct.unpack_from('<H', raw, 34)[0]}"
     if kind in (7, 8):
         return f" first segment {struct.unpack_from('<I', raw, 32)[0]}"
+    if kind == 11:
+        return " segment {} entries {}".format(*struct.unpack_from("<II", raw, 32))
     if kind == 9:
         segment, its_class = struct.unpack_from("<IB", raw, 48)
         return f" segment {segment} class {its_class} base generation {struct.unpack_from('<Q', raw, 56)[0]}"
@@ -198,32 +239,41 @@ class Subtree(NamedTuple):
     """What a page-table node and everything below it holds."""
     pages: int
     damages: tuple
+    names: tuple = ()           # what it names itself: pointers to the node, the base of a patch leaf, the runs, with what
+                                # tells one place from another
+    below: tuple = ()           # the subtrees of its children
 
 
 class Verifier:
     """Walks everything that the slot reaches. A block that several checkpoints share is read once, but its
-    damage is reported for each of them."""
+    damage is reported for each of them. The count `overcounted` is by how much the segments' `live` are above what is
+    reachable: 0 where a writer counts exactly and nothing is damaged."""
 
     def __init__(self, store: Store):
         self.store = store
-        self.blocks = {}            # (segment, offset) -> Pointer, of every sound block that was reached
+        self.blocks = {}            # (segment, offset) -> Pointer, of every sound block that was reached, where it is
+        self.meant = {}             # (segment, offset) -> the pointer that led there, as it is written
         self.subtrees = {}          # (pointer, level, pages of the region) -> Subtree
         self.runs = {}              # pointer -> (pages, hashes), or the error's message
-        self.listed = {}            # (segment, offset) of a run -> places in it that leaves list
+        self.listed = {}            # pointer to a run, as it is written -> places in it that leaves list
+        self.named = {}             # what trees name, as in `Subtree.names` -> the checkpoints whose trees do
         self.problems = []          # of the store as a whole
         self.damages = []           # of checkpoints
-        self.counts = dict.fromkeys(("checkpoints", "regions", "leaves", "runs", "pages", "blocks", "segments"), 0)
+        self.counts = dict.fromkeys(("checkpoints", "regions", "leaves", "runs", "pages", "blocks", "segments", "overcounted"), 0)
 
     def seen(self, pointer: Pointer) -> None:
-        at = (pointer.segment, pointer.offset)
-        if self.blocks.setdefault(at, pointer) != pointer:
-            self.problems.append(f"two pointers to {pointer} that are not alike")
+        place = self.store.place(pointer)
+        at = (place.segment, place.offset)
+        self.blocks[at] = place
+        if self.meant.setdefault(at, pointer) != pointer:
+            self.problems.append(f"two pointers that are not alike lead to the {place}")
 
     def problem(self, error) -> None:
         self.problems.append(str(error))
 
     def verify(self) -> None:
         self.check_checkpoints()
+        self.check_forwarding()
         self.check_table()
         self.check_slots()
         self.counts["blocks"] = len(self.blocks)
@@ -242,8 +292,8 @@ class Verifier:
     # ------------------------------------------------------------ catalog, both ways
 
     def check_checkpoints(self) -> None:
-        store, names, found, complete = self.store, {}, {}, []
-        incomplete = lambda error: (self.problem(error), complete.append(False))  # noqa: E731
+        store, names, found, missing = self.store, {}, {}, []
+        incomplete = lambda error: (self.problem(error), missing.append(error))  # noqa: E731
         for key, value in store.walk_catalog(2, incomplete, self.seen):
             if len(value) != 8:
                 self.problem("catalog by name: entry of wrong size")
@@ -261,8 +311,10 @@ class Verifier:
             self.seen(pointer)
             self.check_checkpoint(checkpoint)
         self.counts["checkpoints"] = len(found)
-        if complete:                        # entries are missing already because of damage
+        if missing:                         # entries are missing already because of damage
             return
+        if not store.slot.is_draft:
+            self.check_lineage(found, names)
         for number, checkpoint in found.items():
             if checkpoint and names.get(checkpoint.name.encode()) != number:
                 self.problem(f"catalog: checkpoint {number:016x} is not in the tree by name as {printable(checkpoint.name)}")
@@ -279,6 +331,7 @@ class Verifier:
         for region in checkpoint.regions:
             self.counts["regions"] += 1
             tree = self.node(region.root, region, region.depth, 0) if region.root else Subtree(0, ())
+            self.collect(tree, checkpoint.id)
             damages = list(tree.damages)
             if not damages and tree.pages != region.stored_pages:
                 damages.append(Damage(0, region.pages, f"storedPages is {region.stored_pages}, "
@@ -287,6 +340,68 @@ class Verifier:
                 self.damages.append({"checkpoint": checkpoint.name, "id": f"{checkpoint.id:016x}", "region": region.name,
                                      "firstPage": damage.first_page, "pageCount": damage.page_count,
                                      "reason": damage.reason})
+
+    def collect(self, tree: Subtree, checkpoint: int) -> None:
+        """Notes that the checkpoint names all that is in the tree."""
+        for name in tree.names:
+            self.named.setdefault(name, set()).add(checkpoint)
+        for each in tree.below:
+            self.collect(each, checkpoint)
+
+    # ------------------------------------------------------------ 6.3, 6.4 lineage and references
+
+    def check_lineage(self, found: dict, names: dict) -> None:
+        """`found`: the checkpoints by id, None for one that cannot be read; `names`: the tree by name."""
+        before = len(self.problems)
+        lineage = self.store.lineage(self.problem, self.seen)
+        if len(self.problems) > before:
+            return
+        nodes, children = lineage.nodes, {}
+        for number in found.keys() - nodes.keys():
+            self.problem(f"lineage: checkpoint {number:016x} has no node")
+        for number, (parent, is_living) in nodes.items():
+            if is_living != (number in found):
+                self.problem(f"lineage: node {number:016x} is {'living' if is_living else 'a tombstone'}, "
+                             f"but {'not ' if is_living else ''}in the catalog")
+            if parent and parent not in nodes:
+                self.problem(f"lineage: node {number:016x}: its parent {parent:016x} has no node")
+            if parent:
+                children.setdefault(parent, []).append(number)
+        for parent, child in lineage.edges ^ {(parent, number) for number, (parent, _) in nodes.items() if parent}:
+            self.problem(f"lineage: the edge from {parent:016x} to {child:016x} does not fit the nodes")
+        for number, (_, is_living) in nodes.items():
+            if not is_living and len(children.get(number, [])) < 2:
+                self.problem(f"lineage: tombstone {number:016x} has fewer than two children")
+        reached = [number for number, (parent, _) in nodes.items() if not parent]
+        for number in reached:                  # grows while it is walked
+            reached += children.get(number, [])
+        if len(reached) < len(nodes) and len(self.problems) == before:
+            self.problem("lineage: some nodes are their own ancestors")
+        self.check_references(lineage, found, names)
+        if len(self.problems) == before:
+            self.check_sharing(nodes)
+
+    def check_references(self, lineage: Lineage, found: dict, names: dict) -> None:
+        for name, number in lineage.references.items():
+            if number not in found:
+                self.problem(f"lineage: reference {printable(name)} names {number:016x}, which is no living checkpoint")
+            if name.encode() in names:
+                self.problem(f"lineage: reference {printable(name)} has the name of a checkpoint")
+
+    def check_sharing(self, nodes: dict) -> None:
+        """6.3: the checkpoints that name one thing hang together in the lineage, tombstones between them."""
+        def top(number):
+            """Up through tombstones: the last node before a living one (or none), and that one."""
+            parent = nodes[number][0]
+            while parent and not nodes[parent][1]:
+                number, parent = parent, nodes[parent][0]
+            return number, parent
+        tops = {number: top(number) for number, (_, is_living) in nodes.items() if is_living}
+        for name, checkpoints in self.named.items():
+            parts = {part for part, ancestor in map(tops.get, checkpoints) if ancestor not in checkpoints}
+            if len(parts) > 1:
+                self.problem(f"lineage: sharing: {len(checkpoints)} checkpoints name the {name[0]}, but do not hang "
+                             f"together in the lineage")
 
     # ------------------------------------------------------------ page tables
 
@@ -305,11 +420,13 @@ class Verifier:
     def inner(self, pointer: Pointer, region: Region, level: int, first: int) -> Subtree:
         nodes = self.store.inner_node(pointer, region, level, first)
         self.seen(pointer)
-        trees = [self.node(child, region, level - 1, child_first) for child_first, child in nodes]
-        return Subtree(sum(tree.pages for tree in trees), tuple(d for tree in trees for d in tree.damages))
+        trees = tuple(self.node(child, region, level - 1, child_first) for child_first, child in nodes)
+        return Subtree(sum(tree.pages for tree in trees), tuple(d for tree in trees for d in tree.damages),
+                       ((pointer, region.key, level, first),), trees)
 
     def leaf(self, pointer: Pointer, region: Region, span: int) -> Subtree:
-        places = self.store.leaf(pointer, region, span, self.seen)
+        leaves, hidden = [], []
+        places = self.store.leaf(pointer, region, span, lambda each: (self.seen(each), leaves.append(each)), hidden.append)
         self.counts["leaves"] += 1
         self.counts["pages"] += len(places)
         damages = []
@@ -322,7 +439,11 @@ class Verifier:
                 damages[-1] = last._replace(page_count=last.page_count + 1)
             else:
                 damages.append(Damage(span + page, 1, reason))
-        return Subtree(len(places), tuple(damages))
+        for place in hidden:                # the base lists them, and other checkpoints may read them there
+            self.listed.setdefault(place.run, set()).add(place.index)
+        names = [(each, region.key, 0, span) for each in leaves]
+        names += [(place.run, region.key, span, place.index) for place in [*places.values(), *hidden]]
+        return Subtree(len(places), tuple(damages), tuple(names))
 
     def check_page(self, place, region: Region, span: int, page: int) -> Optional[str]:
         if place.run not in self.runs:
@@ -330,7 +451,7 @@ class Verifier:
                 run = self.store.run(place.run, region, span)
                 hashes = [p128(run.data[i * PAGE:(i + 1) * PAGE], self.store.slot.page_hash_seed)
                           for i in range(len(run.pages))]
-                self.runs[place.run] = (run.pages, hashes, region.key, span)
+                self.runs[place.run] = (run._replace(data=b""), hashes, region.key, span)
                 self.seen(place.run)
                 self.counts["runs"] += 1
             except StoreError as error:
@@ -338,14 +459,36 @@ class Verifier:
         run = self.runs[place.run]
         if isinstance(run, str):
             return run
-        pages, hashes, key, first = run
+        run, hashes, key, first = run
         where = f"region {printable(region.name)}: {place.run}"
-        if (key, first) != (region.key, span) or place.index >= len(pages) or pages[place.index] != page:
+        index = run.index_of(place.index)
+        if (key, first) != (region.key, span) or index is None or run.pages[index] != page:
             return f"{where} does not hold the page"
-        if hashes[place.index] != place.hash:
+        if hashes[index] != place.hash:
             return f"{where}: wrong page hash"
-        self.listed.setdefault((place.run.segment, place.run.offset), set()).add(place.index)
+        self.listed.setdefault(place.run, set()).add(place.index)
         return None
+
+    # ------------------------------------------------------------ 7.3 forwarding
+
+    def check_forwarding(self) -> None:
+        """Every table, whether or not something reached leads through it."""
+        places = {}
+        for table in self.store.forwarding_tables(None, self.problem, self.seen):
+            try:
+                moved = self.store.forwarding_table(*table)
+            except StoreError as error:
+                self.problem(error)
+                continue
+            self.seen(table[1])
+            for (offset, birth), forward in moved.items():
+                at = (forward.place.segment, forward.place.offset)
+                if places.setdefault(at, (table, offset, birth)) != (table, offset, birth):
+                    self.problem(f"forwarding: two entries lead to segment {at[0]} offset {at[1]}")
+        for pointer, indices in self.listed.items():
+            moved = self.store.forward(pointer)
+            if moved and any(not moved.live >> index & 1 for index in indices):
+                self.problem(f"forwarding: {pointer}: live is {moved.live:#x}, but leaves list its pages {sorted(indices)}")
 
     # ------------------------------------------------------------ 7. segment table
 
@@ -366,8 +509,8 @@ class Verifier:
                     walk(child, level - 1, child_first)
             else:
                 entries.update((first + i, entry) for i, entry in enumerate(node) if entry != NEVER_USED)
-        if store.table_root is not None:
-            walk(store.table_root, slot.table_depth, 0)
+        if store.roots.table is not None:
+            walk(store.roots.table, slot.table_depth, 0)
         used = [segment for segment, entry in entries.items() if entry.state == 1]
         self.counts["segments"] = len(used)
         if complete and len(used) != slot.used_segments:
@@ -384,9 +527,12 @@ class Verifier:
         if entry.state > 1 or entry.segment_class > 3:
             return self.problem(f"{where}: state {entry.state}, class {entry.segment_class}")
         if entry.state == 0:
-            if entry.committed_length or entry.freed_generation > slot.base_generation:
-                self.problem(f"{where}: free with committedLength or a freedGeneration to come")
+            if entry.committed_length or entry.freed_generation > slot.base_generation \
+                    or (not slot.is_draft and (entry.live or entry.written)):
+                self.problem(f"{where}: free with committedLength, live, written, or a freedGeneration to come")
             return None
+        if entry.live > entry.written and not slot.is_draft:
+            self.problem(f"{where}: live is {entry.live}, but written only {entry.written}")
         if entry.committed_length % slot.commit_unit or not 0 < entry.committed_length <= slot.segment_size \
                 or not entry.segment_class:
             self.problem(f"{where}: committedLength {entry.committed_length}, class {entry.segment_class}")
@@ -403,7 +549,7 @@ class Verifier:
         return None
 
     def check_blocks(self, entries: dict) -> None:
-        """7.2: every reachable block lies in a used segment of its class, below its committedLength."""
+        """7.2: every reachable block lies in a used segment of its class, below its committedLength, and `live` counts it."""
         live, previous = {}, None
         for (segment, offset), pointer in sorted(self.blocks.items()):
             entry, kind = entries.get(segment, NEVER_USED), KINDS[pointer.kind]
@@ -414,11 +560,16 @@ class Verifier:
             if previous and previous.segment == segment and previous.offset + previous.length > offset:
                 self.problem(f"{pointer}: overlaps {previous}")
             previous = pointer
-            units = len(self.listed.get((segment, offset), ())) if pointer.kind == 1 else -(-pointer.length // 64)
-            live[segment] = live.get(segment, 0) + units
-        for segment, units in live.items():
-            if entries.get(segment, NEVER_USED).state == 1 and units > entries[segment].live:
-                self.problem(f"segment {segment}: live is {entries[segment].live}, but {units} are reachable")
+            if pointer.kind != 1:
+                live[segment] = live.get(segment, 0) + -(-pointer.length // 64)
+        for pointer, indices in self.listed.items():
+            segment = self.store.place(pointer).segment
+            live[segment] = live.get(segment, 0) + len(indices)
+        for segment, entry in entries.items():
+            units = live.get(segment, 0)
+            if entry.state == 1 and units > entry.live:
+                self.problem(f"segment {segment}: live is {entry.live}, but {units} are reachable")
+            self.counts["overcounted"] += max(0, entry.live - units)
 
 
 def verify(store: Store, options) -> int:
@@ -459,7 +610,9 @@ def arguments() -> argparse.ArgumentParser:
         sub.set_defaults(function=function)
         return sub
     command("info", info, "what the newest slot says")
-    command("list", list_checkpoints, "the checkpoints").add_argument("--json", action="store_true")
+    sub = command("list", list_checkpoints, "the checkpoints")
+    sub.add_argument("--json", action="store_true")
+    sub.add_argument("--tree", action="store_true", help="by their lineage, with the references")
     sub = command("restore", restore, "write a region to a file")
     for name in ("checkpoint", "region", "out"):
         sub.add_argument(name, metavar=name.upper())

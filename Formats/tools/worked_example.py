@@ -98,7 +98,7 @@ all others are zero. Ring B, at {slot.twin_offset:#x}, has the same slots but fo
               (1, "mask", "1 incompat"), (1, "bit"), (1, "length"), (29, "name", '"draft"'), (3548, "unused feature names, reserved")])
     out.append(b.end())
 
-    pointer = store.by_id
+    pointer = store.roots.by_id
     out.append(f"""### 11.2 The catalog by id
 `catalogById` leads to {place(pointer)}. The checksum is that of the pointer; the first bytes of the key are the most
 significant.
@@ -108,7 +108,7 @@ significant.
     b.pointer("record")
     b.fields([(8, "generation"), (4, "flags"), (4, "reserved")])
     out.append(b.end())
-    pointer = store.by_name
+    pointer = store.roots.by_name
     out.append(f"### 11.3 The catalog by name\nAt {place(pointer)}.\n")
     out.append(block(pointer, [(1, "tree", "2 by name"), (1, "level", "0 leaf"), (2, "entryCount"), (4, "reserved"),
                                (2, "keyLength"), (2, "valueLength"), (5, "key"), (8, "value", "id, little-endian")]).end())
@@ -160,7 +160,7 @@ significant.
     b.fields([(4, "segment"), (4, "firstOffset"), (4, "endOffset"), (2, "nameLength"), (2, "reserved"), (5, "name")])
     out.append(b.end())
 
-    table = store.table_root
+    table = store.roots.table
     out.append(f"### 11.8 The segment table\nA single leaf, at {place(table)}.\n")
     b = block(table, [(4, "firstSegment"), (2, "entryCount"), (10, "reserved", "")])
     for i in range(slot.segment_count):
