@@ -390,16 +390,17 @@ class Builder(Reclaim):
             wanted = {p % SPAN: d for p, d in region.content.items() if p // SPAN == span}
             leaf = old.leaves.get(span) if old else None
             had = {p % SPAN: d for p, d in before.items() if p // SPAN == span}
-            if leaf and had == wanted:
+            base = (leaf.base or leaf) if leaf else None
+            base_fits = base and all((span * SPAN + q) * PAGE < region.length for q in base.places)
+            if leaf and had == wanted and base_fits:
                 region.leaves[span] = leaf
                 continue
             fresh = {q: d for q, d in wanted.items() if had.get(q) != d}
             places = {q: leaf.places[q] for q in wanted if q not in fresh} if leaf else {}
             places.update(self.write_runs(runs, key, span, fresh, note, run_pages))
             region.new_pages += len(fresh)
-            base = (leaf.base or leaf) if leaf else None
             differing = sum(base.places.get(q) != places.get(q) for q in set(base.places) | set(places)) if base else 0
-            if patch and base and 1 <= differing <= 64 and all(q * PAGE < region.length for q in base.places):
+            if patch and base_fits and 1 <= differing <= 64:
                 region.leaves[span] = self.patch_leaf(index, key, span, base, places, note)
             else:
                 region.leaves[span] = self.full_leaf(index, key, span, places, note)
@@ -425,7 +426,7 @@ class Builder(Reclaim):
         by_name = sorted((c.name.encode(), struct.pack("<Q", c.id)) for c in entries)
         self.free_segments(generation)
         self.open_catalog_segment(generation, 40 * 4096)
-        self.reachable = {}
+        self.forget_replaced()
         by_id, by_name = self.catalog(1, by_id, generation), self.catalog(2, by_name, generation)
         lineage = self.catalog(3, self.lineage_entries(generation), generation)
         forwarding = self.catalog(4, self.forwarding_tables(generation), generation)
@@ -440,6 +441,11 @@ class Builder(Reclaim):
             self.catalog_at = 128
         else:
             self.catalog_at = entry.committed
+
+    def forget_replaced(self) -> None:
+        """What the newest generation does not reach may be gone with its segment."""
+        self.catalog_memo = {key: pointer for key, pointer in self.catalog_memo.items() if pointer in self.reachable}
+        self.reachable = {}
 
     def append_catalog(self, kind: int, body: bytes, generation: int, note: tuple) -> bytes:
         """A block behind those of the commit; one that stands there already, from an earlier commit, is used again."""
@@ -574,6 +580,9 @@ class DraftBuilder(Builder):
 
     def all_features(self) -> list:
         return [FEATURES["draft"], *self.features]
+
+    def forget_replaced(self) -> None:
+        """No segment of class 3 is ever freed."""
 
     def update_lineage(self, checkpoints, delete, references) -> None:
         assert not references
