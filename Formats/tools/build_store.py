@@ -436,7 +436,7 @@ class Builder(Reclaim):
     def open_catalog_segment(self, generation: int, most: int) -> None:
         """A commit's catalog and table nodes go to one segment; a new one when the old may be too full."""
         entry = self.segments.get(self.catalog_segment)
-        if entry is None or entry.committed + min(most, self.segment_size // 8) > self.segment_size:
+        if entry is None or entry.committed + min(most, self.segment_size // 4) > self.segment_size:
             self.catalog_segment = self.claim(3, generation)
             self.catalog_at = 128
         else:
