@@ -440,10 +440,18 @@ class Verifier:
             else:
                 damages.append(Damage(span + page, 1, reason))
         for place in hidden:                # the base lists them, and other checkpoints may read them there
-            self.listed.setdefault(place.run, set()).add(place.index)
+            if self.is_kept(place):
+                self.listed.setdefault(place.run, set()).add(place.index)
         names = [(each, region.key, 0, span) for each in leaves]
         names += [(place.run, region.key, span, place.index) for place in [*places.values(), *hidden]]
         return Subtree(len(places), tuple(damages), tuple(names))
+
+    def is_kept(self, place) -> bool:
+        try:
+            moved = self.store.forward(place.run)
+        except StoreError:
+            return False
+        return moved is None or bool(moved.kept >> place.index & 1)
 
     def check_page(self, place, region: Region, span: int, page: int) -> Optional[str]:
         if place.run not in self.runs:
