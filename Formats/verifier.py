@@ -262,14 +262,17 @@ class Verifier:
 
     def check_forwarding(self) -> None:
         """Every table, whether or not something reached leads through it."""
-        places = {}
+        places, end = {}, b""
         for table in self.store.forwarding_tables(None, self.problem, self.seen):
+            if table[0] <= end:
+                self.problem(f"forwarding: the {table[1]} overlaps the table before it")
             try:
                 moved = self.store.forwarding_table(*table)
             except StoreError as error:
                 self.problem(error)
                 continue
             self.seen(table[1])
+            end = table[0][:4] + struct.pack(">IQ", *max(moved))
             for (offset, birth), forward in moved.items():
                 at = (forward.place.segment, forward.place.offset)
                 if places.setdefault(at, (table, offset, birth)) != (table, offset, birth):

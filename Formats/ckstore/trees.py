@@ -126,8 +126,7 @@ class Trees:
     # ------------------------------------------------------------ 7.3, 7.4 forwarding
 
     def forwarding_tables(self, segment: Optional[int] = None, on_error=None, seen=None) -> list:
-        """7.3: (key, pointer, end) of the forwarding tables, of those of one segment when that is given; all keys of a
-        table lie in [key, end)."""
+        """7.3: (key, pointer) of the forwarding tables in order, of those of one segment when that is given."""
         first, end, found = b"", None, []
         if segment is not None:
             first, end = segment.to_bytes(4, "big"), segment.to_bytes(4, "big") + b"\xff" * 13
@@ -140,10 +139,9 @@ class Trees:
                 if on_error is None:
                     raise
                 on_error(error)
-        ends = [key for key, _ in found[1:]] + [None]
-        return [(key, pointer, end) for (key, pointer), end in zip(found, ends)]
+        return found
 
-    def forwarding_table(self, key: bytes, pointer: Pointer, end: Optional[bytes]) -> dict:
+    def forwarding_table(self, key: bytes, pointer: Pointer) -> dict:
         """7.3: {(offset, birth): Forward} of a table."""
         if (key, pointer) in self.forwards:
             return self.forwards[key, pointer]
@@ -157,8 +155,8 @@ class Trees:
             offset, new_segment, new_offset, length, birth, checksum, kind, codec, kept, live, _ = struct.unpack_from(
                 "<IIIIQ16sBBHHH", raw, 40 + 48 * i)
             its = struct.pack(">IIQ", segment, offset, birth)
-            if (its <= last if last else its != key) or (end is not None and its >= end):
-                raise Corrupt(f"{where}: entry {i} is out of order, or does not fit the tables' keys")
+            if its <= last if last else its != key:
+                raise Corrupt(f"{where}: entry {i} is out of order, or not that of the table's key")
             if not 1 <= kind <= 5 or codec > (kind == 1) or not KINDS[kind].least <= length <= KINDS[kind].most \
                     or any(at % 64 or at < SEGMENT_HEADER_LENGTH for at in (offset, new_offset)):
                 raise Corrupt(f"{where}: entry {i}: kind {kind}, codec {codec}, offsets {offset}, {new_offset}, length {length}")

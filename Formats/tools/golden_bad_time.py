@@ -118,9 +118,8 @@ def bad_forwardings() -> None:
     broken("order", "the entries of a table are not ascending", "out of order", swap)
     broken("twice", "two entries of one offset and birth", "out of order",
            lambda block: block.__setitem__(slice(40 + ENTRY, 40 + 2 * ENTRY), block[40:40 + ENTRY]))
-    broken("key", "a table's first entry is not that of its key", "keys", entry(0, "<I", 0, 64))
-    broken("overlap", "the last entry of a table belongs into the next one", "keys", entry(3, "<I", 0, 131072 - 64))
-    broken("segment", "a table names another segment", "keys", lambda block: struct.pack_into("<I", block, 32, 1))
+    broken("key", "a table's first entry is not that of its key", "key", entry(0, "<I", 0, 192))
+    broken("segment", "a table names another segment", "key", lambda block: struct.pack_into("<I", block, 32, 1))
     broken("count", "entryCount of a table is 513", "entryCount", lambda block: struct.pack_into("<I", block, 36, 513))
     broken("empty", "entryCount of a table is 0", "entryCount", lambda block: struct.pack_into("<I", block, 36, 0))
     broken("live", "live has a page that was not kept", "live", entry(0, "<HH", 42, 0x0F, 0x1F))
@@ -129,6 +128,8 @@ def bad_forwardings() -> None:
     broken("codec", "an entry of a codec that version 1 does not have", "codec 2", entry(0, "<B", 41, 2))
     broken("new-offset", "a new offset that is no multiple of 64", "offsets", entry(0, "<I", 8, 129))
     broken("new-length", "a new length that no run can have", "length", entry(0, "<I", 12, 1 << 20))
+    bad("forwarding-overlap", "the last entry of a table belongs behind the next one", base="forwarding", verify={**FAILS, "word": "overlaps"},
+        on_block=table(0, 0, entry(3, "<I", 0, 131072 - 64)), restore=[["three", "ram", 3, "checksum"]])
     bad("forwarding-bit-flip", "one bit of a table is wrong", base="forwarding", after=flip(last_note("forwarding", 0, 0), 60),
         verify={**FAILS, "word": "checksum"}, restore=[["three", "ram", 3, "checksum"], ["fresh", "ram", 3, "checksum"]])
     bad("forwarding-root-bit-flip", "one bit of the forwarding tree's root is wrong: no place is known", base="forwarding",
