@@ -140,7 +140,8 @@ struct GoldenCheck {
                 fail("verify does not find the superblock lost: \(report.damages)")
             }
             guard let damages = expected.damages else { return }
-            let places = report.damages.map(place)
+            // What is wrong with the store as a whole is beside these.
+            let places = report.damages.filter { $0.checkpoint != nil }.map(place)
             if places.count != damages.count || Set(places) != Set(damages) {
                 fail("verify finds \(report.damages) in \(places), expected \(damages)")
             }
