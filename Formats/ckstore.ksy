@@ -1,6 +1,7 @@
 # The structures of FORMAT.md, version 1. Kaitai Struct only describes bytes: it does not choose the newest slot, and
-# checks no checksum and no range. Offsets of blocks follow from the geometry in slot 1 of ring A (generation 1 lies
-# there, then 17, 33 ...), which is the same in every slot.
+# checks no checksum and no range, and does not follow forwarding tables (7.4): of a store that has the feature
+# `forwarding`, `pointer::block` of kinds 1 to 5 may be something else by now. Offsets of blocks follow from the geometry in slot 1 of ring A (generation 1 lies
+# there, then 17, 33 ...), of which all but the number of segments is the same in every slot.
 meta:
   id: ckstore
   title: ckstore checkpoint store, format version 1
@@ -45,6 +46,7 @@ enums:
     0x49544b43: table_inner_node      # "CKTI"
     0x47534b43: segment_header        # "CKSG"
     0x4d434b43: commit_record         # "CKCM"
+    0x54464b43: forwarding_table      # "CKFT"
   block_kind:
     0: none
     1: run
@@ -57,6 +59,15 @@ enums:
     8: table_inner_node
     9: segment_header
     10: commit_record
+    11: forwarding_table
+  catalog_tree:
+    1: by_id
+    2: by_name
+    3: lineage
+    4: forwarding
+  node_state:
+    1: living
+    2: tombstone
   slot_kind:
     1: commit
     2: poisoned
@@ -241,6 +252,7 @@ types:
             'block_magic::table_inner_node': table_inner_node
             'block_magic::segment_header': segment_header
             'block_magic::commit_record': commit_record
+            'block_magic::forwarding_table': forwarding_table
   segment:
     doc: Section 4. Only its header has a fixed place.
     params:
@@ -272,7 +284,7 @@ types:
       - id: reserved_2
         size: 60
   commit_record:
-    doc: Section 4.2.
+    doc: Section 4.2. Behind moved blocks the pointer is null and there is no name.
     seq:
       - id: checkpoint_record
         type: pointer
@@ -485,7 +497,7 @@ types:
     seq:
       - id: tree
         type: u1
-        doc: 1 by id, 2 by name.
+        enum: catalog_tree
       - id: level
         type: u1
       - id: num_entries
@@ -493,7 +505,7 @@ types:
       - id: reserved
         size: 4
       - id: leaf_entries
-        type: catalog_leaf_entry(tree)
+        type: catalog_leaf_entry(tree.to_i)
         repeat: expr
         repeat-expr: num_entries
         if: level == 0
@@ -513,14 +525,26 @@ types:
         type: u2
       - id: key
         size: len_key
-        doc: By id 8 bytes, big-endian; by name the name.
+        doc: |
+          Numbers in keys are big-endian. By id: the id. By name: the name. Lineage: see `sort`. Forwarding: segment u4, offset u4
+          and birth u8 of the table's first entry.
       - id: value
         size: len_value
         type:
-          switch-on: tree
+          switch-on: sort
           cases:
             1: catalog_value_by_id
             2: catalog_value_by_name
+            4: pointer
+            5: lineage_node
+            6: lineage_edge
+            7: catalog_value_by_name
+    instances:
+      sort:
+        doc: |
+          The tree, or, of the lineage, 5 for a node (key: its id, 8 zero bytes), 6 for an edge (key: parent's id, child's id), 7 for a
+          reference (key: 8 zero bytes, the name; value: an id).
+        value: 'tree != 3 ? tree : len_value == 0 ? 6 : len_value == 16 ? 5 : 7'
   catalog_inner_entry:
     seq:
       - id: len_key
@@ -545,6 +569,70 @@ types:
     seq:
       - id: checkpoint_id
         type: u8
+  lineage_node:
+    doc: Section 6.3.
+    seq:
+      - id: parent_id
+        type: u8
+        doc: 0 is none.
+      - id: state
+        type: u1
+        enum: node_state
+      - id: reserved
+        size: 7
+  lineage_edge:
+    doc: Section 6.3. All that it says is in its key.
+    seq:
+      - id: nothing
+        size-eos: true
+  forwarding_table:
+    doc: Section 7.3.
+    seq:
+      - id: segment
+        type: u4
+        doc: Where the blocks were.
+      - id: num_entries
+        type: u4
+      - id: entries
+        type: forwarding_entry
+        repeat: expr
+        repeat-expr: num_entries
+  forwarding_entry:
+    seq:
+      - id: ofs_block
+        type: u4
+        doc: Where the block was in its old segment.
+      - id: new_segment
+        type: u4
+      - id: ofs_new_block
+        type: u4
+      - id: len_new_stored
+        type: u4
+      - id: birth
+        type: u8
+        doc: Of the old block and of the new one.
+      - id: new_checksum
+        size: 16
+      - id: kind
+        type: u1
+        enum: block_kind
+      - id: codec
+        type: u1
+        enum: codec
+      - id: kept
+        type: u2
+        doc: Runs - bit i is set when page i of the old run is in the new one; else 1.
+      - id: live
+        type: u2
+        doc: The bits of `kept` of pages that leaves may still list.
+      - id: reserved
+        size: 2
+    instances:
+      block:
+        io: _root._io
+        pos: _root.geometry.state.ofs_data + _root.geometry.state.len_segment * new_segment + ofs_new_block
+        size: len_new_stored
+        type: block
   table_leaf:
     doc: Section 7.2.
     seq:
@@ -573,8 +661,9 @@ types:
         type: u4
       - id: live
         type: u4
-      - id: reserved
+      - id: written
         type: u4
+        doc: Reserved in stores of the draft.
       - id: birth
         type: u8
       - id: freed_generation

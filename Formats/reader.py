@@ -2,7 +2,7 @@
 """Independent reader for ckstore stores, written from FORMAT.md alone.
 
     reader.py info    STORE
-    reader.py list    STORE [--json]
+    reader.py list    STORE [--tree] [--json]
     reader.py restore STORE CHECKPOINT REGION OUT    (OUT "-": standard output)
     reader.py machine STORE CHECKPOINT
     reader.py verify  STORE [--json]
@@ -13,8 +13,8 @@ CHECKPOINT is a name, or an id as 16 hex digits. Exit codes: 0 ok, 1 failure, 2 
 3 corrupt / unsupported / not a store, 5 not found.
 
 It only ever reads the store and takes no locks, so it must not be used on a store that is being
-written to. The format itself is in ckstore.py beside this file, the record of virtual machines in
-machine.py.
+written to. The format itself is in the package ckstore beside this file, verification in verifier.py, the record of
+virtual machines in machine.py.
 """
 from __future__ import annotations
 
@@ -25,13 +25,10 @@ import struct
 import sys
 import tempfile
 import time
-from typing import NamedTuple, Optional
 
-from ckstore import (HEADER, KINDS, NEVER_USED, NOWHERE, PAGE, SLOTS, SPAN, Checkpoint, Medium, NotFound, Pointer, Region,
-                     Store, StoreError, SuperblockLost, p128, printable)
+from ckstore import HEADER, KINDS, NOWHERE, PAGE, Checkpoint, Lineage, Medium, NotFound, Region, Store, StoreError, printable
 from machine import machine_record
-
-CLASSES = {0: "-", 1: "runs", 2: "index", 3: "catalog"}
+from verifier import Verifier
 
 
 def timestamp(nanoseconds: int) -> str:
@@ -61,6 +58,7 @@ def info(store: Store, _) -> int:
                               (2, slot.read_only_compatible, "read-only compatible features"),
                               (3, slot.compatible, "compatible features")):
         rows.append((title, ", ".join(printable(name) for _, name in slot.features(mask, bits)) or "none"))
+    rows.append(("may be written", f"no: {', '.join(map(printable, slot.why_read_only()))}" if slot.why_read_only() else "yes"))
     for title, value in rows:
         print(f"{title + ':':32}{value}")
     return 0
@@ -86,12 +84,23 @@ def list_checkpoints(store: Store, options) -> int:
         except StoreError as error:
             errors.append(error)
     found.sort(key=lambda checkpoint: checkpoint.name.encode())
+    lineage = store.lineage(errors.append) if options.tree else None
+    if lineage and store.slot.is_draft:         # no tree is kept: what the records say of it
+        ids = {checkpoint.id for checkpoint in found}
+        lineage.nodes.update((c.id, (c.parent if c.parent in ids else 0, True)) for c in found)
     for error in errors:
         print(f"reader.py: {error.word}: {error}", file=sys.stderr)
-    code = max((error.exit_code for error in errors), default=0)
     if options.json:
-        print(json.dumps({"generation": store.slot.generation, "checkpoints": [describe(c) for c in found]}, indent=1))
-        return code
+        print(json.dumps({"generation": store.slot.generation, "checkpoints": [describe(c) for c in found],
+                          **(describe_lineage(lineage) if lineage else {})}, indent=1))
+    elif lineage:
+        print_tree(lineage, {checkpoint.id: checkpoint for checkpoint in found})
+    else:
+        print_list(found)
+    return max((error.exit_code for error in errors), default=0)
+
+
+def print_list(found: list) -> None:
     names = {checkpoint.id: checkpoint.name for checkpoint in found}
     for checkpoint in found:
         parent = names.get(checkpoint.parent, f"{checkpoint.parent:016x} (deleted)") if checkpoint.parent else "-"
@@ -102,7 +111,34 @@ def list_checkpoints(store: Store, options) -> int:
         for region in checkpoint.regions:
             print(f"    {region.kind:6} {printable(region.name)}  {region.byte_length} bytes, "
                   f"{region.stored_pages} pages stored, {region.new_pages} of them new")
-    return code
+
+
+def describe_lineage(lineage: Lineage) -> dict:
+    return {"lineage": [{"id": f"{number:016x}", "parent": f"{parent:016x}" if parent else None, "isLiving": is_living}
+                        for number, (parent, is_living) in sorted(lineage.nodes.items())],
+            "references": {name: f"{number:016x}" for name, number in sorted(lineage.references.items())}}
+
+
+def print_tree(lineage: Lineage, checkpoints: dict) -> None:
+    """6.3: parents above their children; a child is set in only where it has siblings."""
+    references, children = {}, {}
+    for name, number in sorted(lineage.references.items()):
+        references.setdefault(number, []).append(name)
+    for number, (parent, _) in lineage.nodes.items():
+        children.setdefault(parent, []).append(number)
+
+    def age(number):
+        return (checkpoints[number].created, number) if number in checkpoints else (0, number)
+    pending = [(number, 0) for number in sorted(children.get(0, []), key=age, reverse=True)]
+    while pending:
+        number, depth = pending.pop()
+        checkpoint, (parent, is_living) = checkpoints.get(number), lineage.nodes[number]
+        what = printable(checkpoint.name) if checkpoint else "(unreadable)" if is_living else "(deleted)"
+        named = f"  <- {', '.join(map(printable, references[number]))}" if number in references else ""
+        print(f"{'    ' * depth}{'-' if parent else '*'} {what}  id {number:016x}"
+              f"{'  created ' + timestamp(checkpoint.created) if checkpoint else ''}{named}")
+        below = sorted(children.get(number, []), key=age, reverse=True)
+        pending += [(child, depth + (len(below) > 1)) for child in below]
 
 
 def restore(store: Store, options) -> int:
@@ -179,6 +215,8 @@ def block_details(kind: int, raw: bytes) -> str:
         return f" tree {raw[32]} level {raw[33]} entries {struct.unpack_from('<H', raw, 34)[0]}"
     if kind in (7, 8):
         return f" first segment {struct.unpack_from('<I', raw, 32)[0]}"
+    if kind == 11:
+        return " segment {} entries {}".format(*struct.unpack_from("<II", raw, 32))
     if kind == 9:
         segment, its_class = struct.unpack_from("<IB", raw, 48)
         return f" segment {segment} class {its_class} base generation {struct.unpack_from('<Q', raw, 56)[0]}"
@@ -187,239 +225,6 @@ def block_details(kind: int, raw: bytes) -> str:
 
 
 # ---------------------------------------------------------------- verify
-
-class Damage(NamedTuple):
-    first_page: int
-    page_count: int
-    reason: str
-
-
-class Subtree(NamedTuple):
-    """What a page-table node and everything below it holds."""
-    pages: int
-    damages: tuple
-
-
-class Verifier:
-    """Walks everything that the slot reaches. A block that several checkpoints share is read once, but its
-    damage is reported for each of them."""
-
-    def __init__(self, store: Store):
-        self.store = store
-        self.blocks = {}            # (segment, offset) -> Pointer, of every sound block that was reached
-        self.subtrees = {}          # (pointer, level, pages of the region) -> Subtree
-        self.runs = {}              # pointer -> (pages, hashes), or the error's message
-        self.listed = {}            # (segment, offset) of a run -> places in it that leaves list
-        self.problems = []          # of the store as a whole
-        self.damages = []           # of checkpoints
-        self.counts = dict.fromkeys(("checkpoints", "regions", "leaves", "runs", "pages", "blocks", "segments"), 0)
-
-    def seen(self, pointer: Pointer) -> None:
-        at = (pointer.segment, pointer.offset)
-        if self.blocks.setdefault(at, pointer) != pointer:
-            self.problems.append(f"two pointers to {pointer} that are not alike")
-
-    def problem(self, error) -> None:
-        self.problems.append(str(error))
-
-    def verify(self) -> None:
-        self.check_checkpoints()
-        self.check_table()
-        self.check_slots()
-        self.counts["blocks"] = len(self.blocks)
-
-    def check_slots(self) -> None:
-        """A crash in a commit may leave the newest generation with one twin, and the position of the next one torn:
-        that is no damage (3.2). Any other bad slot is."""
-        newest = self.store.newest
-        for index, twins in enumerate(zip(*self.store.slots)):
-            if index in (newest % SLOTS, (newest + 1) % SLOTS):
-                continue
-            for slot in twins:
-                if not slot.valid and not (slot.is_zero and twins[1 - slot.ring].is_zero):
-                    self.problems.append(f"slot {index} of ring {'AB'[slot.ring]} is damaged or missing")
-
-    # ------------------------------------------------------------ catalog, both ways
-
-    def check_checkpoints(self) -> None:
-        store, names, found, complete = self.store, {}, {}, []
-        incomplete = lambda error: (self.problem(error), complete.append(False))  # noqa: E731
-        for key, value in store.walk_catalog(2, incomplete, self.seen):
-            if len(value) != 8:
-                self.problem("catalog by name: entry of wrong size")
-                continue
-            names[key] = int.from_bytes(value, "little")
-        for key, value in store.walk_catalog(1, incomplete, self.seen):
-            try:
-                number, pointer = store.catalog_value(key, value)
-                found[number] = None
-                checkpoint = found[number] = store.checkpoint(number, pointer)
-            except StoreError as error:
-                self.damages.append({"checkpoint": None, "id": key.hex(), "region": None, "firstPage": None,
-                                     "pageCount": None, "reason": str(error)})
-                continue
-            self.seen(pointer)
-            self.check_checkpoint(checkpoint)
-        self.counts["checkpoints"] = len(found)
-        if complete:                        # entries are missing already because of damage
-            return
-        for number, checkpoint in found.items():
-            if checkpoint and names.get(checkpoint.name.encode()) != number:
-                self.problem(f"catalog: checkpoint {number:016x} is not in the tree by name as {printable(checkpoint.name)}")
-        for name, number in names.items():
-            if number not in found or (found[number] and found[number].name.encode() != name):
-                self.problem(f"catalog: name {printable(name.decode('utf-8', 'replace'))} leads to no checkpoint of that name")
-        count = store.slot.checkpoint_count
-        if not len(found) == len(names) == count:
-            self.problem(f"catalog: {len(found)} checkpoints by id, {len(names)} by name, checkpointCount is {count}")
-
-    def check_checkpoint(self, checkpoint: Checkpoint) -> None:
-        if sum(region.new_pages for region in checkpoint.regions) != checkpoint.new_pages:
-            self.problem(f"checkpoint {printable(checkpoint.name)}: newPages is not the sum of its regions'")
-        for region in checkpoint.regions:
-            self.counts["regions"] += 1
-            tree = self.node(region.root, region, region.depth, 0) if region.root else Subtree(0, ())
-            damages = list(tree.damages)
-            if not damages and tree.pages != region.stored_pages:
-                damages.append(Damage(0, region.pages, f"storedPages is {region.stored_pages}, "
-                                                       f"the leaves list {tree.pages} pages"))
-            for damage in damages:
-                self.damages.append({"checkpoint": checkpoint.name, "id": f"{checkpoint.id:016x}", "region": region.name,
-                                     "firstPage": damage.first_page, "pageCount": damage.page_count,
-                                     "reason": damage.reason})
-
-    # ------------------------------------------------------------ page tables
-
-    def node(self, pointer: Pointer, region: Region, level: int, first: int) -> Subtree:
-        """Level 0 is a leaf. The region's length is part of the key, since it limits what a node may list."""
-        key = (pointer, level, first, region.key, region.pages)
-        if key not in self.subtrees:
-            try:
-                tree = self.leaf(pointer, region, first) if level == 0 else self.inner(pointer, region, level, first)
-            except StoreError as error:
-                count = min(SPAN * 128 ** level, region.pages - first)
-                tree = Subtree(0, (Damage(first, count, str(error)),))
-            self.subtrees[key] = tree
-        return self.subtrees[key]
-
-    def inner(self, pointer: Pointer, region: Region, level: int, first: int) -> Subtree:
-        nodes = self.store.inner_node(pointer, region, level, first)
-        self.seen(pointer)
-        trees = [self.node(child, region, level - 1, child_first) for child_first, child in nodes]
-        return Subtree(sum(tree.pages for tree in trees), tuple(d for tree in trees for d in tree.damages))
-
-    def leaf(self, pointer: Pointer, region: Region, span: int) -> Subtree:
-        places = self.store.leaf(pointer, region, span, self.seen)
-        self.counts["leaves"] += 1
-        self.counts["pages"] += len(places)
-        damages = []
-        for page, place in places.items():
-            reason = self.check_page(place, region, span, page)
-            if reason is None:
-                continue
-            last = damages[-1] if damages else None
-            if last and last.reason == reason and last.first_page + last.page_count == span + page:
-                damages[-1] = last._replace(page_count=last.page_count + 1)
-            else:
-                damages.append(Damage(span + page, 1, reason))
-        return Subtree(len(places), tuple(damages))
-
-    def check_page(self, place, region: Region, span: int, page: int) -> Optional[str]:
-        if place.run not in self.runs:
-            try:
-                run = self.store.run(place.run, region, span)
-                hashes = [p128(run.data[i * PAGE:(i + 1) * PAGE], self.store.slot.page_hash_seed)
-                          for i in range(len(run.pages))]
-                self.runs[place.run] = (run.pages, hashes, region.key, span)
-                self.seen(place.run)
-                self.counts["runs"] += 1
-            except StoreError as error:
-                self.runs[place.run] = str(error)
-        run = self.runs[place.run]
-        if isinstance(run, str):
-            return run
-        pages, hashes, key, first = run
-        where = f"region {printable(region.name)}: {place.run}"
-        if (key, first) != (region.key, span) or place.index >= len(pages) or pages[place.index] != page:
-            return f"{where} does not hold the page"
-        if hashes[place.index] != place.hash:
-            return f"{where}: wrong page hash"
-        self.listed.setdefault((place.run.segment, place.run.offset), set()).add(place.index)
-        return None
-
-    # ------------------------------------------------------------ 7. segment table
-
-    def check_table(self) -> None:
-        store, slot = self.store, self.store.slot
-        entries = {}
-        complete = True
-
-        def walk(pointer, level, first):
-            nonlocal complete
-            try:
-                node = store.table_node(pointer, level, first, self.seen)
-            except StoreError as error:
-                complete = False
-                return self.problem(error)
-            if level:
-                for child_first, child in node:
-                    walk(child, level - 1, child_first)
-            else:
-                entries.update((first + i, entry) for i, entry in enumerate(node) if entry != NEVER_USED)
-        if store.table_root is not None:
-            walk(store.table_root, slot.table_depth, 0)
-        used = [segment for segment, entry in entries.items() if entry.state == 1]
-        self.counts["segments"] = len(used)
-        if complete and len(used) != slot.used_segments:
-            self.problem(f"segment table: {len(used)} segments in use, usedSegments is {slot.used_segments}")
-        for segment, entry in sorted(entries.items()):
-            self.check_entry(segment, entry)
-        if complete:
-            self.check_blocks(entries)
-
-    def check_entry(self, segment: int, entry) -> None:
-        slot, where = self.store.slot, f"segment {segment}"
-        if segment >= slot.segment_count:
-            return self.problem(f"{where}: entry behind segmentCount is not zero")
-        if entry.state > 1 or entry.segment_class > 3:
-            return self.problem(f"{where}: state {entry.state}, class {entry.segment_class}")
-        if entry.state == 0:
-            if entry.committed_length or entry.freed_generation > slot.base_generation:
-                self.problem(f"{where}: free with committedLength or a freedGeneration to come")
-            return None
-        if entry.committed_length % slot.commit_unit or not 0 < entry.committed_length <= slot.segment_size \
-                or not entry.segment_class:
-            self.problem(f"{where}: committedLength {entry.committed_length}, class {entry.segment_class}")
-        block = self.store.scan_block(segment, 0)
-        if block is None or block[0] != 9:
-            return self.problem(f"{where}: no segment header")
-        header = block[1]
-        index, its_class, _, base, size = struct.unpack_from("<IB3sQI", header, 48)
-        if header[32:48] != slot.uuid.bytes or index != segment or its_class != entry.segment_class \
-                or size != slot.segment_size:
-            self.problem(f"{where}: its header is of another store, segment, class or size")
-        if base > self.store.newest:
-            raise SuperblockLost(f"{where} was claimed after generation {base}, the newest slot is {self.store.newest}")
-        return None
-
-    def check_blocks(self, entries: dict) -> None:
-        """7.2: every reachable block lies in a used segment of its class, below its committedLength."""
-        live, previous = {}, None
-        for (segment, offset), pointer in sorted(self.blocks.items()):
-            entry, kind = entries.get(segment, NEVER_USED), KINDS[pointer.kind]
-            if entry.state != 1 or entry.segment_class != kind.segment_class:
-                self.problem(f"{pointer}: its segment is {'of class ' + CLASSES[entry.segment_class] if entry.state == 1 else 'free'}")
-            elif offset + pointer.length > entry.committed_length:
-                self.problem(f"{pointer}: behind committedLength {entry.committed_length}")
-            if previous and previous.segment == segment and previous.offset + previous.length > offset:
-                self.problem(f"{pointer}: overlaps {previous}")
-            previous = pointer
-            units = len(self.listed.get((segment, offset), ())) if pointer.kind == 1 else -(-pointer.length // 64)
-            live[segment] = live.get(segment, 0) + units
-        for segment, units in live.items():
-            if entries.get(segment, NEVER_USED).state == 1 and units > entries[segment].live:
-                self.problem(f"segment {segment}: live is {entries[segment].live}, but {units} are reachable")
-
 
 def verify(store: Store, options) -> int:
     verifier = Verifier(store)
@@ -459,7 +264,9 @@ def arguments() -> argparse.ArgumentParser:
         sub.set_defaults(function=function)
         return sub
     command("info", info, "what the newest slot says")
-    command("list", list_checkpoints, "the checkpoints").add_argument("--json", action="store_true")
+    sub = command("list", list_checkpoints, "the checkpoints")
+    sub.add_argument("--json", action="store_true")
+    sub.add_argument("--tree", action="store_true", help="by their lineage, with the references")
     sub = command("restore", restore, "write a region to a file")
     for name in ("checkpoint", "region", "out"):
         sub.add_argument(name, metavar=name.upper())

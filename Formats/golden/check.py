@@ -4,7 +4,7 @@
     check.py [--reader PROGRAM] [NAME ...]      default: ../reader.py, all stores
     check.py --expand NAME FILE                 only write the store NAME to FILE
 
-Exit code 0: all as expected. See README.md for the form of the *.json files.
+Without names it also holds the files themselves to the digests in v1.sha256. Exit code 0: all as expected. See README.md for the form of the *.json files.
 """
 import argparse
 import hashlib
@@ -120,7 +120,9 @@ class Check:
 
     def check(self) -> list:
         expect = self.case["expect"]
-        self.run(expect["open"], "info")
+        done = self.run(expect["open"], "info")
+        if not self.reader and "readOnly" in expect:
+            self.same("may be written", "may be written:                 yes" in done.stdout, not expect["readOnly"])
         if expect["open"]["exit"]:
             for command in ("list", "verify"):
                 self.run(expect["open"], command)
@@ -131,6 +133,9 @@ class Check:
             listing = json.loads((HERE / f"{expect['list']['sameAs']}.json").read_text())["expect"]["list"]["listing"]
         if listing:
             self.same("list", json.loads(done.stdout), listing)
+        if "tree" in expect:
+            done = self.run(expect["list"], "list", "--tree", "--json")
+            self.same("tree", {key: value for key, value in json.loads(done.stdout).items() if key in expect["tree"]}, expect["tree"])
         self.check_verify(expect["verify"])
         for row in expect.get("contents", []):
             self.run({"exit": 0}, "restore", row["checkpoint"], row["region"], str(self.out))
@@ -147,6 +152,8 @@ class Check:
         return self.failures
 
     def check_verify(self, expected: dict) -> None:
+        if self.reader and expected.get("optional"):
+            return
         done = self.run(expected, "verify", "--json")
         if "damages" in expected and not expected.get("error"):
             keys = ("checkpoint", "region", "firstPage", "pageCount")
@@ -154,6 +161,15 @@ class Check:
             def rows(damages):
                 return sorted(([damage[key] for key in keys] for damage in damages), key=str)
             self.same("damages", rows(json.loads(done.stdout)["damages"]), rows(expected["damages"]))
+        if "overcounted" in expected and not self.reader:
+            self.same("overcounted", json.loads(done.stdout)["counts"]["overcounted"], expected["overcounted"])
+
+
+def changed_files() -> list:
+    """What is not as v1.sha256 has it."""
+    lines = [line.split() for line in (HERE / "v1.sha256").read_text().splitlines()]
+    return [f"{name}: not the file of the set v1" for digest, name in lines
+            if not (HERE / name).exists() or hashlib.sha256((HERE / name).read_bytes()).hexdigest() != digest]
 
 
 def main() -> int:
@@ -166,6 +182,9 @@ def main() -> int:
         expand(json.loads((HERE / f"{options.expand[0]}.json").read_text()), options.expand[1])
         return 0
     names = options.names or sorted(path.stem for path in HERE.glob("*.json"))
+    changed = [] if options.names else changed_files()
+    for failure in changed:
+        print(failure)
     failed = 0
     for name in names:
         with tempfile.TemporaryDirectory() as directory:
@@ -174,7 +193,7 @@ def main() -> int:
             print(f"{name}: {failure}")
         failed += bool(failures)
     print(f"{len(names) - failed} of {len(names)} stores as expected")
-    return 1 if failed else 0
+    return 1 if failed or changed else 0
 
 
 if __name__ == "__main__":

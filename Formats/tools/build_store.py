@@ -6,6 +6,9 @@ expected listings are made. The same calls give the same bytes.
 Bad stores come from hooks that see every block and every slot just before it is sealed: what a hook changes gets a
 right checksum, and so do all pointers above it, up to the slots. Damage that a checksum shall find is done to the
 finished medium (`Builder.medium`). Section numbers are those of FORMAT.md.
+
+`Builder` makes the blocks and the commits; lineage, accounting and compaction are in build_reclaim.py; a `DraftBuilder`
+writes as the draft of the format was, before version 1.
 """
 from __future__ import annotations
 
@@ -19,20 +22,19 @@ from typing import Callable, Optional
 import lz4.block
 import xxhash
 
+from build_reclaim import Reclaim, round_up
+
 PAGE, SPAN, RUN_PAGES, FANOUT = 4096, 512, 16, 128
 NULL = bytes(40)
 MAGICS = {1: b"CKRN", 2: b"CKLF", 3: b"CKPL", 4: b"CKIN", 5: b"CKCP", 6: b"CKBT", 7: b"CKTL", 8: b"CKTI",
-          9: b"CKSG", 10: b"CKCM"}
-CLASS_OF_KIND = {1: 1, 2: 2, 3: 2, 4: 2, 5: 2, 6: 3, 7: 3, 8: 3}
+          9: b"CKSG", 10: b"CKCM", 11: b"CKFT"}
+CLASS_OF_KIND = {1: 1, 2: 2, 3: 2, 4: 2, 5: 2}
+FEATURES = {"draft": (1, 0, "draft"), "forwarding": (1, 1, "forwarding"), "lineage": (2, 0, "lineage")}
 REGION_KINDS = {"memory": 1, "disk": 2, "state": 3}
 
 
 def h128(data) -> bytes:
     return xxhash.xxh3_128_intdigest(bytes(data)).to_bytes(16, "little")
-
-
-def round_up(value: int, unit: int) -> int:
-    return -(-value // unit) * unit
 
 
 def text_page(text: str) -> bytes:
@@ -113,11 +115,16 @@ class Segment:
     cls: int = 0
     committed: int = 0
     live: int = 0
+    written: int = 0
     birth: int = 0
     freed: int = 0
 
-    def encode(self) -> bytes:
-        return struct.pack("<BBHIIIQQ", self.state, self.cls, 0, self.committed, self.live, 0, self.birth, self.freed)
+    def encode(self, has_written: bool) -> bytes:
+        return struct.pack("<BBHIIIQQ", self.state, self.cls, 0, self.committed, self.live, self.written if has_written else 0,
+                           self.birth, self.freed)
+
+    def add(self, units: int) -> None:
+        self.live, self.written = self.live + units, self.written + units
 
 
 @dataclass
@@ -134,7 +141,8 @@ class Region:
     length: int
     content: dict                                   # page -> 4096 bytes, no zero pages
     leaves: dict = field(default_factory=dict)      # span -> Leaf
-    nodes: dict = field(default_factory=dict)       # (level, first page, children) -> pointer
+    nodes: dict = field(default_factory=dict)       # (level, first page, children) -> pointer, its own and its ancestors'
+    inner: list = field(default_factory=list)       # pointers of the inner nodes of its tree
     root: bytes = NULL
     new_pages: int = 0
 
@@ -161,30 +169,39 @@ class Checkpoint:
     stored_bytes: int = 0
 
 
-class Builder:
+class Builder(Reclaim):
     """A writer of one store. `on_block(kind, block, note)` and `on_slot(generation, slot)` may change bytes before
-    they are sealed; `note` says what the block is for, as a tuple of text and numbers."""
+    they are sealed; `note` says what the block is for, as a tuple of text and numbers. `on_lineage(generation, entries)`
+    may change the lineage tree's entries, {key: value}. `features` are further ones, as (mask, bit, name)."""
+    has_written = True
 
     def __init__(self, *, segment_count=8, segment_size=131072, twin_offset=131072, commit_unit=4096,
-                 catalog_fanout=3, features=((1, 0, "draft"),), placement=None, seed=1,
-                 on_block: Optional[Callable] = None, on_slot: Optional[Callable] = None):
+                 catalog_fanout=3, forwarding_fanout=512, features=(), placement=None, seed=1,
+                 on_block: Optional[Callable] = None, on_slot: Optional[Callable] = None,
+                 on_lineage: Optional[Callable] = None):
         self.segment_count, self.segment_size, self.commit_unit = segment_count, segment_size, commit_unit
         self.twin_offset, self.data_offset, self.features = twin_offset, 2 * twin_offset, features
-        self.catalog_fanout, self.placement = catalog_fanout, list(placement or [])
-        self.on_block, self.on_slot = on_block, on_slot
+        self.catalog_fanout, self.forwarding_fanout, self.placement = catalog_fanout, forwarding_fanout, list(placement or [])
+        self.on_block, self.on_slot, self.on_lineage = on_block, on_slot, on_lineage
         self.random = random.Random(seed)
         self.uuid = uuid.UUID(int=self.random.getrandbits(128), version=4)
         self.page_hash_seed = self.random.getrandbits(64)
-        self.medium = Medium(self.data_offset + segment_count * segment_size)
+        self.medium = Medium(self.medium_bytes)
         self.segments, self.checkpoints, self.blocks = {}, {}, {}
+        self.lineage, self.references, self.moved = {}, {}, {}
         self.catalog_segment, self.generation = 0xFFFFFFFF, 0
         self.catalog_memo, self.table_memo = {}, {}
         self.slot_history = {}
         self.table_depth = 0
         while 64 << 6 * self.table_depth < segment_count:
             self.table_depth += 1
-        self.roots = [NULL, NULL, NULL]
+        self.roots = [NULL] * 5          # in the order of the slot: by id, by name, table, forwarding, lineage
+        self.reachable = {}             # pointer -> length, of the nodes of the newest generation's B+ trees and forwarding tables
         self.write_slots(1)
+
+    @property
+    def medium_bytes(self) -> int:
+        return self.data_offset + self.segment_count * self.segment_size
 
     # ------------------------------------------------------------ blocks
 
@@ -206,22 +223,23 @@ class Builder:
         order = self.placement + list(range(self.segment_count))
         index = next(i for i in order if self.segments.get(i, Segment()).state == 0
                      and (self.segments.get(i, Segment()).freed == 0 or self.generation > self.segments[i].freed))
-        self.segments[index] = Segment(1, cls, 0, 0, birth, 0)
+        self.segments[index] = Segment(1, cls, birth=birth)
         body = self.uuid.bytes + struct.pack("<IB3xQI60x", index, cls, self.generation, self.segment_size)
         self.put(9, body, birth, index, 0, ("header", index))
         return index
 
     class Appender:
-        """What one checkpoint writes to segments of one class."""
+        """What one checkpoint, or a compaction, writes to segments of one class; not to those of `avoid`."""
 
-        def __init__(self, builder: "Builder", cls: int, birth: int, own_segments: bool):
-            self.builder, self.cls, self.birth, self.own_segments = builder, cls, birth, own_segments
+        def __init__(self, builder: "Builder", cls: int, birth: int, own_segments: bool, avoid=()):
+            self.builder, self.cls, self.birth, self.own_segments, self.avoid = builder, cls, birth, own_segments, avoid
             self.segment, self.at, self.parts = None, 0, []     # parts: [segment, first offset, end offset]
 
         def begin(self, need: int) -> None:
             b = self.builder
             for index, entry in sorted(b.segments.items()):
-                if not self.own_segments and entry.state == 1 and entry.cls == self.cls and index not in [part[0] for part in self.parts] \
+                if not self.own_segments and entry.state == 1 and entry.cls == self.cls and index not in self.avoid \
+                        and index not in [part[0] for part in self.parts] \
                         and entry.committed + need <= b.segment_size - b.commit_unit:
                     self.segment, self.at = index, round_up(entry.committed, b.commit_unit)
                     break
@@ -229,15 +247,16 @@ class Builder:
                 self.segment, self.at = b.claim(self.cls, self.birth), 128
             self.parts.append([self.segment, self.at, self.at])
 
-        def append(self, kind: int, body: bytes, note: tuple, codec: int = 0) -> bytes:
+        def append(self, kind: int, body: bytes, note: tuple, codec: int = 0, birth: Optional[int] = None) -> bytes:
+            """`birth`: of a block that is only moved."""
             b, length = self.builder, 32 + len(body)
             if self.segment is None or self.at + length > b.segment_size - b.commit_unit:
                 self.begin(length)
-            pointer = b.put(kind, body, self.birth, self.segment, self.at, note, codec)
+            pointer = b.put(kind, body, self.birth if birth is None else birth, self.segment, self.at, note, codec)
             self.parts[-1][2] = self.at + length
             self.at = round_up(self.at + length, 64)
             entry = b.segments[self.segment]
-            entry.live += body[16] if kind == 1 else -(-length // 64)
+            entry.add(body[16] if kind == 1 else -(-length // 64))
             entry.birth = self.birth
             return pointer
 
@@ -301,6 +320,7 @@ class Builder:
 
     def page_table(self, index: Builder.Appender, region: Region, key: int, note: tuple) -> tuple:
         """5.4: (root, depth)."""
+        region.inner = []
         spans, depth = -(-region.length // (SPAN * PAGE)), 0
         while FANOUT ** depth < spans:
             depth += 1
@@ -319,6 +339,7 @@ class Builder:
                     body += b"".join(members[i] for i in sorted(members))
                     region.nodes[memo] = index.append(4, body, ("inner", *note, level, first))
                 level_nodes[number] = region.nodes[memo]
+                region.inner.append(region.nodes[memo])
         return level_nodes.get(0, NULL), depth
 
     # ------------------------------------------------------------ 6. checkpoints
@@ -328,7 +349,7 @@ class Builder:
         """Writes a checkpoint's blocks. `regions` is {name: (kind, length, {page: bytes or None})}; what is given is
         laid over the parent's pages, None makes a page zero, a kind of None drops the region. `own_segments`: appends to
         no other checkpoint's segments."""
-        above = self.checkpoints[parent] if parent else None
+        above = self.checkpoints[parent] if parent else None        # living, as section 8, rule 6, wants it
         new = Checkpoint(self.random.getrandbits(64), name, above.id if above else 0,
                          1_700_000_000_000_000_000 + self.generation * 10 ** 9, dict(labels or {}), {}, group)
         runs, index = (self.Appender(self, cls, new.id, own_segments) for cls in (1, 2))
@@ -369,16 +390,17 @@ class Builder:
             wanted = {p % SPAN: d for p, d in region.content.items() if p // SPAN == span}
             leaf = old.leaves.get(span) if old else None
             had = {p % SPAN: d for p, d in before.items() if p // SPAN == span}
-            if leaf and had == wanted:
+            base = (leaf.base or leaf) if leaf else None
+            base_fits = base and all((span * SPAN + q) * PAGE < region.length for q in base.places)
+            if leaf and had == wanted and base_fits:
                 region.leaves[span] = leaf
                 continue
             fresh = {q: d for q, d in wanted.items() if had.get(q) != d}
             places = {q: leaf.places[q] for q in wanted if q not in fresh} if leaf else {}
             places.update(self.write_runs(runs, key, span, fresh, note, run_pages))
             region.new_pages += len(fresh)
-            base = (leaf.base or leaf) if leaf else None
             differing = sum(base.places.get(q) != places.get(q) for q in set(base.places) | set(places)) if base else 0
-            if patch and base and 1 <= differing <= 64 and all(q * PAGE < region.length for q in base.places):
+            if patch and base_fits and 1 <= differing <= 64:
                 region.leaves[span] = self.patch_leaf(index, key, span, base, places, note)
             else:
                 region.leaves[span] = self.full_leaf(index, key, span, places, note)
@@ -391,11 +413,12 @@ class Builder:
 
     # ------------------------------------------------------------ 6.2, 7, 3: a commit
 
-    def commit(self, *checkpoints: Checkpoint, delete=()) -> None:
-        """3.3: catalog, segment table and slots of the next generation."""
+    def commit(self, *checkpoints: Checkpoint, delete=(), references=None) -> None:
+        """3.3: catalog, segment table and slots of the next generation. `references` are {name: a checkpoint's, or None}."""
         generation = self.generation + 1
         for new in checkpoints:
             new.generation = generation
+        self.update_lineage(checkpoints, delete, references or {})
         for name in delete:
             del self.checkpoints[name]
         entries = list(self.checkpoints.values())
@@ -403,26 +426,12 @@ class Builder:
         by_name = sorted((c.name.encode(), struct.pack("<Q", c.id)) for c in entries)
         self.free_segments(generation)
         self.open_catalog_segment(generation, 40 * 4096)
-        roots = [self.catalog(1, by_id, generation), self.catalog(2, by_name, generation)]
-        roots.append(self.segment_table(generation))
-        self.roots = roots
+        self.forget_replaced()
+        by_id, by_name = self.catalog(1, by_id, generation), self.catalog(2, by_name, generation)
+        lineage = self.catalog(3, self.lineage_entries(generation), generation)
+        forwarding = self.catalog(4, self.forwarding_tables(generation), generation)
+        self.roots = [by_id, by_name, self.segment_table(generation), forwarding, lineage]
         self.write_slots(generation)
-
-    def free_segments(self, generation: int) -> None:
-        """Frees the segments of classes 1 and 2 that no checkpoint reaches."""
-        reached = set()
-        for c in self.checkpoints.values():
-            reached.add(struct.unpack_from("<I", c.pointer)[0])
-            for region in c.regions.values():
-                pointers = list(region.nodes.values()) + [region.root]
-                for leaf in region.leaves.values():
-                    pointers += [leaf.pointer] + ([leaf.base.pointer] if leaf.base else [])
-                    for each in (leaf, leaf.base):
-                        pointers += [place[0] for place in each.places.values()] if each else []
-                reached.update(struct.unpack_from("<I", p)[0] for p in pointers if p != NULL)
-        for index, entry in self.segments.items():
-            if entry.state == 1 and entry.cls != 3 and index not in reached:
-                self.segments[index] = Segment(0, entry.cls, 0, 0, entry.birth, generation)
 
     def open_catalog_segment(self, generation: int, most: int) -> None:
         """A commit's catalog and table nodes go to one segment; a new one when the old may be too full."""
@@ -433,7 +442,20 @@ class Builder:
         else:
             self.catalog_at = entry.committed
 
+    def forget_replaced(self) -> None:
+        """What the newest generation does not reach may be gone with its segment."""
+        self.catalog_memo = {key: pointer for key, pointer in self.catalog_memo.items() if pointer in self.reachable}
+        self.reachable = {}
+
     def append_catalog(self, kind: int, body: bytes, generation: int, note: tuple) -> bytes:
+        """A block behind those of the commit; one that stands there already, from an earlier commit, is used again."""
+        if (kind, body) not in self.catalog_memo:
+            self.catalog_memo[kind, body] = self.put_catalog(kind, body, generation, note)
+            self.segments[self.catalog_segment].add(-(-(32 + len(body)) // 64))
+        self.reachable[self.catalog_memo[kind, body]] = 32 + len(body)
+        return self.catalog_memo[kind, body]
+
+    def put_catalog(self, kind: int, body: bytes, generation: int, note: tuple) -> bytes:
         pointer = self.put(kind, body, generation, self.catalog_segment, self.catalog_at, note)
         self.catalog_at = round_up(self.catalog_at + 32 + len(body), 64)
         return pointer
@@ -456,45 +478,34 @@ class Builder:
                     raw = b"".join(struct.pack("<HH", len(k), 0) + k + item[2] for k, item in zip(keys, group))
                     low, high = group[0][0], group[-1][1]
                 body = struct.pack("<BBHI", tree, level, len(group), 0) + raw
-                if body not in self.catalog_memo:
-                    note = ("catalog", generation, tree, level, number)
-                    self.catalog_memo[body] = self.append_catalog(6, body, generation, note)
-                    self.segments[self.catalog_segment].live += -(-(32 + len(body)) // 64)
+                pointer = self.append_catalog(6, body, generation, ("catalog", generation, tree, level, number))
                 # The shortest key above everything in the node before and not above this node's first.
                 key = low if last is None or level else next(
                     low[:n] for n in range(1, len(low) + 1) if low[:n] > last)
-                nodes.append((key, high, self.catalog_memo[body]))
+                nodes.append((key, high, pointer))
                 last = high
             if len(nodes) == 1:
                 return nodes[0][2]
             level, items = level + 1, nodes
 
-    def segment_table(self, generation: int) -> bytes:
-        """Section 7. The table holds the committedLength of the segment it is written to, so sizes come first."""
-        entry = self.segments[self.catalog_segment]
-        groups = {index // 64 for index in self.segments}
-        home = self.catalog_segment // 64
+    def table_leaf(self, group: int) -> bytes:
+        """7.2: the body of the leaf of segments from 64 x group on."""
+        return struct.pack("<IH10x", group * 64, 64) + b"".join(
+            self.segments.get(group * 64 + i, Segment()).encode(self.has_written) for i in range(64))
 
-        def leaf_body(group):
-            return struct.pack("<IH10x", group * 64, 64) + b"".join(
-                self.segments.get(group * 64 + i, Segment()).encode() for i in range(64))
-        fresh = [g for g in sorted(groups) if g == home or self.table_memo.get(g, (None,))[0] != leaf_body(g)]
-        inner, numbers = [], groups
+    def segment_table(self, generation: int) -> bytes:
+        """Section 7. The table holds the entry of the segment that it is written to, so sizes come first."""
+        groups = {index // 64 for index in self.segments}
+        members, numbers = {}, groups           # level -> {node: the nodes below it}
         for level in range(1, self.table_depth + 1):
-            numbers = {n // 64 for n in numbers}
-            inner.append(sorted(numbers))
-        members = {}
-        for level, parents in enumerate(inner, 1):
-            below = sorted(groups) if level == 1 else inner[level - 2]
-            members[level] = {p: [n for n in below if n // 64 == p] for p in parents}
-        sizes = [48 + 64 * 32] * len(fresh) + [48 + 40 * len(kids) for level in members.values() for kids in level.values()]
-        entry.live += sum(-(-size // 64) for size in sizes)
-        entry.birth = generation
-        entry.committed = round_up(self.catalog_at + sum(round_up(size, 64) for size in sizes), self.commit_unit)
-        assert entry.committed <= self.segment_size
+            members[level] = {parent: sorted(n for n in numbers if n // 64 == parent) for parent in sorted({n // 64 for n in numbers})}
+            numbers = set(members[level])
+        inner = [48 + 40 * len(kids) for level in members.values() for kids in level.values()]
+        fresh = self.settle_table(generation, groups, inner)
+        assert self.segments[self.catalog_segment].committed <= self.segment_size
         for group in fresh:
-            body = leaf_body(group)
-            self.table_memo[group] = (body, self.append_catalog(7, body, generation, ("table", generation, 0, group * 64)))
+            body = self.table_leaf(group)
+            self.table_memo[group] = (body, self.put_catalog(7, body, generation, ("table", generation, 0, group * 64)))
         pointers = {group: self.table_memo[group][1] for group in groups}
         for level in range(1, self.table_depth + 1):
             above = {}
@@ -502,14 +513,30 @@ class Builder:
                 bitmap = sum(1 << kid % 64 for kid in kids).to_bytes(8, "little")
                 first = parent * 64 ** (level + 1)
                 body = struct.pack("<IBBH", first, level, 0, len(kids)) + bitmap + b"".join(pointers[k] for k in kids)
-                above[parent] = self.append_catalog(8, body, generation, ("table", generation, level, first))
+                above[parent] = self.put_catalog(8, body, generation, ("table", generation, level, first))
             pointers = above
         return pointers[0]
+
+    def changed_leaves(self, groups) -> set:
+        """The leaves of the table that the commit must write."""
+        return {group for group in groups if self.table_memo.get(group, (None,))[0] != self.table_leaf(group)}
+
+    def close_catalog_segment(self, generation: int, sizes: list) -> None:
+        """Sets birth and committedLength as they are when the table's nodes, of these sizes, are written."""
+        entry = self.segments[self.catalog_segment]
+        entry.birth = generation
+        entry.committed = round_up(self.catalog_at + sum(round_up(size, 64) for size in sizes), self.commit_unit)
+
+    def all_features(self) -> list:
+        """3.5: as (mask, bit, name)."""
+        own = ["lineage"] + (["forwarding"] if self.roots[3] != NULL else [])
+        return sorted([FEATURES[name] for name in own] + list(self.features))
 
     def write_slots(self, generation: int, kind: int = 1, base_generation: Optional[int] = None) -> None:
         """3.1"""
         used = sum(entry.state for entry in self.segments.values())
-        bits = [sum(1 << bit for mask, bit, _ in self.features if mask == which) for which in (1, 2, 3)]
+        features = self.all_features()
+        bits = [sum(1 << bit for mask, bit, _ in features if mask == which) for which in (1, 2, 3)]
         self.slot_history[generation] = []
         for twin in (0, 1):
             slot = bytearray(4096)
@@ -517,11 +544,11 @@ class Builder:
                              self.uuid.bytes, generation, *bits, self.segment_size, self.commit_unit,
                              self.segment_count, self.table_depth, self.twin_offset, self.data_offset,
                              self.page_hash_seed, 1_700_000_000_500_000_000 + generation * 10 ** 9)
-            slot[128:248] = b"".join(self.roots)
+            slot[128:328] = b"".join(self.roots)
             struct.pack_into("<QIIIIQQ", slot, 328, len(self.checkpoints), used, self.catalog_segment, 0, 1, 0,
                              base_generation or generation)
-            struct.pack_into("<H", slot, 512, len(self.features))
-            for i, (mask, bit, name) in enumerate(self.features):
+            struct.pack_into("<H", slot, 512, len(features))
+            for i, (mask, bit, name) in enumerate(features):
                 struct.pack_into("<BBB29s", slot, 516 + 32 * i, mask, bit, len(name), name.encode())
             if self.on_slot:
                 self.on_slot(generation, slot)
@@ -545,3 +572,42 @@ class Builder:
     def contents(self) -> list:
         return [{"checkpoint": c.name, "region": n, "pagesSha256": r.pages_digest()}
                 for c in sorted(self.checkpoints.values(), key=lambda c: c.name.encode()) for n, r in c.regions.items()]
+
+
+class DraftBuilder(Builder):
+    """Writes as the draft was: no lineage, no forwarding, no `written`; `live` is only counted up."""
+    has_written = False
+
+    def all_features(self) -> list:
+        return [FEATURES["draft"], *self.features]
+
+    def forget_replaced(self) -> None:
+        """No segment of class 3 is ever freed."""
+
+    def update_lineage(self, checkpoints, delete, references) -> None:
+        assert not references
+
+    def lineage_entries(self, generation: int) -> list:
+        return []
+
+    def free_segments(self, generation: int) -> None:
+        """Frees the segments of classes 1 and 2 that nothing names; a node that was replaced counts as named."""
+        pointers = []
+        for checkpoint in self.checkpoints.values():
+            pointers.append(checkpoint.pointer)
+            for region in checkpoint.regions.values():
+                pointers += list(region.nodes.values())
+                for leaf in region.leaves.values():
+                    for each in filter(None, (leaf, leaf.base)):
+                        pointers += [each.pointer] + [place[0] for place in each.places.values()]
+        reached = {struct.unpack_from("<I", pointer)[0] for pointer in pointers}
+        for index, entry in self.segments.items():
+            if entry.state == 1 and entry.cls != 3 and index not in reached:
+                self.segments[index] = Segment(0, entry.cls, birth=entry.birth, freed=generation)
+
+    def settle_table(self, generation: int, groups: set, inner: list) -> list:
+        fresh = sorted(self.changed_leaves(groups) | {self.catalog_segment // 64})
+        sizes = [48 + 64 * 32] * len(fresh) + inner
+        self.segments[self.catalog_segment].live += sum(-(-size // 64) for size in sizes)
+        self.close_catalog_segment(generation, sizes)
+        return fresh

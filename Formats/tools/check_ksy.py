@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Checks ckstore.ksy without a compiler: its keys and references, and, with a small interpreter for the part of the
-language that it uses, that it reads the good sample stores: every block is consumed to its last byte, and the
-checkpoints that its pointers lead to are those of the listings. Needs PyYAML."""
+language that it uses, that it reads the good sample stores: every block is consumed to its last byte, the
+checkpoints that its pointers lead to are those of the listings, and the lineage is that of the trees. Needs PyYAML."""
 import json
 import pathlib
 import re
@@ -17,6 +17,15 @@ import check  # noqa: E402
 KEYS = {"id", "doc", "doc-ref", "type", "size", "size-eos", "repeat", "repeat-expr", "if", "enum", "encoding", "pos", "io", "value"}
 IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*$")
 INTEGERS = {"u1": 1, "u2": 2, "u4": 4, "u8": 8}
+CONDITIONAL = re.compile(r"(.+?) \? (.+?) : (.+)$")
+
+
+def python_of(expression: str) -> str:
+    """The language's `a ? b : c` and `.to_i` (enumerations are plain numbers here)."""
+    found = CONDITIONAL.match(expression)
+    if found:
+        return f"({found[2]}) if ({found[1]}) else ({python_of(found[3])})"
+    return expression.replace(".to_i", "")
 
 
 class Stream:
@@ -66,7 +75,7 @@ class Node:
         class Names(dict):
             def __missing__(self, name):
                 return getattr(outer, name)
-        return eval(expression, {"__builtins__": {}}, Names(names, _io=self._io, _root=self._root))
+        return eval(python_of(expression), {"__builtins__": {}}, Names(names, _io=self._io, _root=self._root))
 
     def _instance(self, spec):
         if "value" in spec:
@@ -138,12 +147,22 @@ def check_language(ksy) -> None:
         assert int(value, 16).to_bytes(4, "little").decode() == comment, comment
 
 
-def blocks(pointer, found) -> None:
-    """Follows a pointer and all below it; `found` is {position: block}."""
-    if pointer.is_null or (pointer.segment, pointer.ofs_block) in found:
+def blocks(pointer, moved, found) -> None:
+    """Follows a pointer and all below it; `moved` are the forwarding entries by place and birth, `found` is {position: block}."""
+    if pointer.is_null:
         return
-    block = found[pointer.segment, pointer.ofs_block] = pointer.block
-    assert block.len_stored == pointer.len_stored and block.birth == pointer.birth and block.checksum == pointer.checksum
+    at = (pointer.segment, pointer.ofs_block)
+    entry = moved.get((*at, pointer.birth)) if pointer.kind <= 5 else None
+    if entry:
+        at, block = (entry.new_segment, entry.ofs_new_block), entry.block
+        assert block.len_stored == entry.len_new_stored and block.checksum == entry.new_checksum and entry.kind == pointer.kind
+    else:
+        block = pointer.block
+        assert block.len_stored == pointer.len_stored and block.checksum == pointer.checksum
+    if at in found:
+        return
+    found[at] = block
+    assert block.birth == pointer.birth
     assert block._io.at == block._io.size, f"{block._io.size - block._io.at} bytes are left of a block"
 
     def walk(value):
@@ -152,11 +171,24 @@ def blocks(pointer, found) -> None:
                 walk(item)
         elif isinstance(value, Node):
             if value._spec is value._ksy["types"]["pointer"]:
-                blocks(value, found)
+                blocks(value, moved, found)
             else:
                 for field in list(value._fields.values()):
                     walk(field)
     walk(block.body)
+
+
+def check_lineage(types, found, tree) -> None:
+    """The entries of the tree are those of `list --tree`."""
+    if tree is None:
+        return
+    entries = [entry for block in found.values() if block.body._spec is types["catalog_node"] and block.body.tree == 3
+               for entry in block.body.leaf_entries or []]
+    nodes = {entry.key[:8].hex(): (entry.value.parent_id, entry.value.state == 1) for entry in entries if entry.sort == 5}
+    assert nodes == {n["id"]: (int(n["parent"] or "0", 16), n["isLiving"]) for n in tree["lineage"]}
+    assert {entry.key[8:].decode(): f"{entry.value.checkpoint_id:016x}" for entry in entries if entry.sort == 7} == tree["references"]
+    assert {(entry.key[8:].hex(), int.from_bytes(entry.key[:8], "big")) for entry in entries if entry.sort == 6} == {
+        (number, parent) for number, (parent, _) in nodes.items() if parent}
 
 
 def main() -> None:
@@ -174,9 +206,13 @@ def main() -> None:
                 slots = [slot.state for slot in root.ring_a if slot.has_magic]
                 newest = max(slots, key=lambda state: state.generation)
                 assert [s.state.generation for s in root.ring_b if s.has_magic] == [s.generation for s in slots]
-                found = {}
-                for pointer in (newest.catalog_by_id, newest.catalog_by_name, newest.segment_table):
-                    blocks(pointer, found)
+                tables, found = {}, {}
+                blocks(newest.forwarding, {}, tables)
+                moved = {(b.body.segment, e.ofs_block, e.birth): e for b in tables.values()
+                         if b.body._spec is types["forwarding_table"] for e in b.body.entries}
+                for pointer in (newest.catalog_by_id, newest.catalog_by_name, newest.segment_table, newest.lineage):
+                    blocks(pointer, moved, found)
+                check_lineage(types, found, case["expect"].get("tree"))
                 records = [b.body for b in found.values() if b.body._spec is types["checkpoint_record"]]
                 listing = {c["name"]: c for c in case["expect"]["list"]["listing"]["checkpoints"]}
                 assert {r.name: [r.checkpoint_id, [(g.name, g.len_region) for g in r.regions],
@@ -186,7 +222,7 @@ def main() -> None:
                 for segment in {at[0] for at in found}:
                     header = root.segments[segment].header
                     assert header.body.segment == segment and header.body.store_uuid == newest.store_uuid
-                print(f"{path.stem}: {len(found)} blocks, {len(records)} checkpoints")
+                print(f"{path.stem}: {len(found)} blocks, {len(records)} checkpoints, {len(moved)} moved blocks")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 
     page_digests.py STORE
 
-The digest is that of golden/README.md. Everything is read and verified by ../ckstore.py.
+The digest is that of golden/README.md. Everything is read and verified by ../ckstore.
 """
 import hashlib
 import json

@@ -87,18 +87,18 @@ all others are zero. Ring B, at {slot.twin_offset:#x}, has the same slots but fo
 """)
     b = Block(data, slot.slot_index * 4096, 4096)
     b.fields([(8, "magic"), (16, "checksum"), (2, "slotIndex"), (1, "twin"), (1, "kind", "1 commit"), (4, "formatVersion"),
-              (16, "storeUUID", str(slot.uuid)), (8, "generation"), (8, "incompatFeatures", "bit 0, `draft`"),
-              (8, "readOnlyCompatFeatures"), (8, "compatFeatures"), (4, "segmentSize"), (4, "commitUnit"), (4, "segmentCount"),
+              (16, "storeUUID", str(slot.uuid)), (8, "generation"), (8, "incompatFeatures"),
+              (8, "readOnlyCompatFeatures", "bit 0, `lineage`"), (8, "compatFeatures"), (4, "segmentSize"), (4, "commitUnit"), (4, "segmentCount"),
               (1, "tableDepth"), (3, "reserved"), (8, "twinOffset"), (8, "dataOffset"), (8, "pageHashSeed"),
               (8, "commitTimeNanoseconds", str(slot.commit_time))])
     for name in ("catalogById", "catalogByName", "segmentTable", "forwarding", "lineage"):
         b.pointer(name)
     b.fields([(8, "checkpointCount"), (4, "usedSegments"), (4, "catalogSegment"), (4, "allocationHint"), (4, "reserveSegments"),
               (8, "eraseUnit"), (8, "baseGeneration"), (144, "reserved"), (2, "featureNameCount"), (2, "reserved"),
-              (1, "mask", "1 incompat"), (1, "bit"), (1, "length"), (29, "name", '"draft"'), (3548, "unused feature names, reserved")])
+              (1, "mask", "2 read-only compat"), (1, "bit"), (1, "length"), (29, "name", '"lineage"'), (3548, "unused feature names, reserved")])
     out.append(b.end())
 
-    pointer = store.by_id
+    pointer = store.roots.by_id
     out.append(f"""### 11.2 The catalog by id
 `catalogById` leads to {place(pointer)}. The checksum is that of the pointer; the first bytes of the key are the most
 significant.
@@ -108,7 +108,7 @@ significant.
     b.pointer("record")
     b.fields([(8, "generation"), (4, "flags"), (4, "reserved")])
     out.append(b.end())
-    pointer = store.by_name
+    pointer = store.roots.by_name
     out.append(f"### 11.3 The catalog by name\nAt {place(pointer)}.\n")
     out.append(block(pointer, [(1, "tree", "2 by name"), (1, "level", "0 leaf"), (2, "entryCount"), (4, "reserved"),
                                (2, "keyLength"), (2, "valueLength"), (5, "key"), (8, "value", "id, little-endian")]).end())
@@ -160,14 +160,21 @@ significant.
     b.fields([(4, "segment"), (4, "firstOffset"), (4, "endOffset"), (2, "nameLength"), (2, "reserved"), (5, "name")])
     out.append(b.end())
 
-    table = store.table_root
+    table = store.roots.table
     out.append(f"### 11.8 The segment table\nA single leaf, at {place(table)}.\n")
     b = block(table, [(4, "firstSegment"), (2, "entryCount"), (10, "reserved", "")])
     for i in range(slot.segment_count):
-        b.fields([(1, "state", "1 used"), (1, "class"), (2, "flags"), (4, "committedLength"), (4, "live"), (4, "reserved"),
+        b.fields([(1, "state", "1 used"), (1, "class"), (2, "flags"), (4, "committedLength"), (4, "live"), (4, "written"),
                   (8, "birth"), (8, "freedGeneration")], f"entries[{i}].")
     b.field(32 * (64 - slot.segment_count), "entries of segments that are not there")
     out.append(b.end())
+
+    pointer = store.roots.lineage
+    out.append(f"### 11.9 The lineage\nAt {place(pointer)}. The reference stands before the node: its key starts with zeros.\n")
+    out.append(block(pointer, [(1, "tree", "3 lineage"), (1, "level", "0 leaf"), (2, "entryCount"), (4, "reserved"),
+                               (2, "keyLength"), (2, "valueLength"), (8, "key", "a reference"), (6, "key", '"latest"'), (8, "value", "id, little-endian"),
+                               (2, "keyLength"), (2, "valueLength"), (8, "key", "id, big-endian"), (8, "key", "a node"),
+                               (8, "parent", "none"), (1, "state", "1 living"), (7, "reserved", "")]).end())
     return "## 11. Worked example\n" + "\n".join(out)
 
 

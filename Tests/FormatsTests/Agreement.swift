@@ -74,6 +74,7 @@ func verifiedByPython(_ path: String) throws -> PythonReport {
     guard result.exitCode == 0 else { throw Mismatch("reader.py verify: \(result.output.suffix(3000))\(result.errors)") }
     let report = try decodeJSON(PythonReport.self, result.output)
     guard report.ok, report.notes.isEmpty, report.problems.isEmpty else { throw Mismatch("reader.py verify: \(report)") }
+    guard report.counts["overcounted"] == 0 else { throw Mismatch("`live` of the segments is not exact: \(report.counts)") }
     return report
 }
 

@@ -38,6 +38,8 @@ struct GoldenCase: Codable {
         var error: String?
         var word: String?
         var damages: [DamagedPlace]?
+        /// A verifier may leave out what finds it.
+        var optional: Bool?
     }
 
     struct Contents: Codable, Equatable {
@@ -67,6 +69,8 @@ struct GoldenCase: Codable {
         var contents: [Contents]?
         var restore: [Restore]?
         var generations: [Generation]?
+        /// Whether a program of version 1 must not write to the store.
+        var readOnly: Bool?
     }
 
     var about: String

@@ -12,7 +12,12 @@ import Testing
 
     @Test func `the structures for Kaitai Struct fit the sample stores`() async throws {
         let output = try await onPlainThread { try Python.output("tools/check_ksy.py") }
-        #expect(output.contains("chain: ") && output.contains("engine-chain: "))
+        #expect(output.contains("chain: ") && output.contains("engine-chain: ") && output.contains("forwarding: "))
+    }
+
+    @Test func `what a deletion finds dead as the format says it is what no checkpoint names`() async throws {
+        let output = try await onPlainThread { try Python.output("tools/check_reclaim.py", "5") }
+        #expect(output.contains("5 histories"))
     }
 
     @Test func `the worked example of the format's description is exact`() async throws {
