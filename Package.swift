@@ -63,6 +63,10 @@ let package = Package(
         .target(
             name: "CheckpointStore", dependencies: ["Units", "Threading", "Media", "PageCodec", "StoreFormat", "CLinux"],
             swiftSettings: strict),
+        // Checkpoints and what changed between them as a stream of frames: sent, received, kept in step.
+        .target(
+            name: "CheckpointStream",
+            dependencies: ["CheckpointStore", "StoreFormat", "PageCodec", "Media", "CLinux", "Threading", "Units"], swiftSettings: strict),
         // Live checkpoints: the half that faces the store, and what restoring shares between engines.
         .target(
             name: "CheckpointCore",

@@ -47,9 +47,10 @@ final class CommitTransaction {
 
     // MARK: changes
 
-    /// Adds a checkpoint whose record is stored. Its name must be free and its parent still there.
-    func add(_ record: CheckpointRecord, at pointer: BlockPointer) throws(StoreError) {
-        if let parent = record.parent, !store.has(.skipsParentCheck), try byID.value(of: CatalogTree.key(parent)) == nil {
+    /// Adds a checkpoint whose record is stored. Its name must be free and its parent still there: the one that its trees were built
+    /// over. (A received checkpoint's record may name another, that it had where it comes from.)
+    func add(_ record: CheckpointRecord, at pointer: BlockPointer, over parent: CheckpointID?) throws(StoreError) {
+        if let parent, !store.has(.skipsParentCheck), try byID.value(of: CatalogTree.key(parent)) == nil {
             throw StoreError(
                 .wrongBase, "its parent \(parent) has been deleted meanwhile",
                 remedy: "Save again with another parent, or with none.", medium: store.medium.name, checkpoint: record.name)

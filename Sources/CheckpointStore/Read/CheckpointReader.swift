@@ -275,7 +275,7 @@ public final class RegionReader: Sendable {
         return node
     }
 
-    private func withDecoder<R>(_ body: (RunDecoder) throws(StoreError) -> R) throws(StoreError) -> R {
+    func withDecoder<R>(_ body: (RunDecoder) throws(StoreError) -> R) throws(StoreError) -> R {
         let decoder = Handed(cache.withLock { $0.decoders.popLast() } ?? RunDecoder(store: store)).value
         defer { cache.withLock { $0.decoders.append(decoder) } }
         return try body(decoder)

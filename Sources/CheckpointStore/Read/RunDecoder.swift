@@ -21,18 +21,29 @@ final class RunDecoder {
     func place(
         _ wanted: PageSet, of map: SpanMap, key: RegionKey, span: SpanIndex, at base: UnsafeMutableRawPointer
     ) throws(StoreError) {
+        try unsafe place(wanted, of: map, key: key, span: span, at: base) { _, _, _ in false }
+    }
+
+    /// The same, but runs of which all pages are wanted are shown to `take` first, as they are stored: pages, codec and verified payload.
+    /// One that it takes is not decoded.
+    func place(
+        _ wanted: PageSet, of map: SpanMap, key: RegionKey, span: SpanIndex, at base: UnsafeMutableRawPointer,
+        orTake take: ([UInt16], RunCodec, UnsafeRawBufferPointer) -> Bool
+    ) throws(StoreError) {
         try map.forEachRun(among: wanted) { (run, pages) throws(StoreError) in
-            try unsafe placeRun(map, run, pages, key: key, span: span, at: base)
+            try unsafe placeRun(map, run, pages, key: key, span: span, at: base, orTake: take)
         }
     }
 
     private func placeRun(
-        _ map: SpanMap, _ run: Int, _ pages: PageSet, key: RegionKey, span: SpanIndex, at base: UnsafeMutableRawPointer
+        _ map: SpanMap, _ run: Int, _ pages: PageSet, key: RegionKey, span: SpanIndex, at base: UnsafeMutableRawPointer,
+        orTake take: ([UInt16], RunCodec, UnsafeRawBufferPointer) -> Bool
     ) throws(StoreError) {
         let pointer = map.runs[run]
         let bytes = unsafe try store.readBlock(pointer, into: stored.bytes)
         let header = unsafe try checkPages(bytes, pointer, map, pages, key: key, span: span)
         let payload = unsafe UnsafeRawBufferPointer(rebasing: bytes[header.payloadOffset...])
+        if let list = wholeList(map, pages, pageCount: header.pageCount), unsafe take(list, header.codec, payload) { return }
         if let first = wholeRun(map, pages, pageCount: header.pageCount) {
             // The run's pages follow each other in the target: decode straight into it.
             let target = unsafe UnsafeMutableRawBufferPointer(start: base + first * pageSize, count: header.pageCount * pageSize)
@@ -61,6 +72,18 @@ final class RunDecoder {
         } catch { throw store.medium.corrupt(error, at: try store.placeOf(pointer)) }
         guard let header else { preconditionFailure("a run is read for at least one page") }
         return header
+    }
+
+    /// The run's pages in its order, when exactly those are wanted.
+    private func wholeList(_ map: SpanMap, _ pages: PageSet, pageCount: Int) -> [UInt16]? {
+        guard pages.count == pageCount else { return nil }
+        var list: [UInt16] = []
+        var isInOrder = true
+        pages.forEach { page in
+            if Int(map.offsetOf[page]) != list.count { isInOrder = false }
+            list.append(UInt16(page))
+        }
+        return isInOrder ? list : nil
     }
 
     /// The page of the target that the run starts with, when exactly the run's pages are wanted and stand in a row.

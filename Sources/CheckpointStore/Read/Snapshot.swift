@@ -106,6 +106,8 @@ public struct CheckpointInfo: Sendable {
     public var name: String { record.name }
     /// The checkpoint that it was taken over, if any; it may have been deleted since.
     public var parent: CheckpointID? { record.parent }
+    /// True for what has come of a checkpoint that is being received: not for users, and left out of lists.
+    public var isPartial: Bool { Names.isPartial(record.name) }
     /// When it was begun, nanoseconds since 1970-01-01 UTC.
     public var createdNanoseconds: UInt64 { record.createdNanoseconds }
     /// Labels, ascending by key.
