@@ -17,6 +17,7 @@ let package = Package(
         .executable(name: "ckstore", targets: ["ckstore"]),
         .executable(name: "table-example", targets: ["TableExample"]),
         .library(name: "CheckpointStore", targets: ["CheckpointStore"]),
+        .library(name: "CheckpointStream", targets: ["CheckpointStream"]),
         // The format alone, for tools and fuzzers that need no engine.
         .library(name: "StoreFormat", targets: ["StoreFormat", "PageCodec", "Units"]),
         .library(name: "CKStoreC", type: .dynamic, targets: ["CKStoreC"]),
@@ -139,7 +140,7 @@ let package = Package(
         .executableTarget(
             name: "ckstore",
             dependencies: [
-                "CheckpointStore", "Media", "Units", "PageCodec", "StoreFormat", "CLinux",
+                "CheckpointStore", "CheckpointStream", "Media", "Units", "PageCodec", "StoreFormat", "CLinux",
                 "CheckpointCore", "MachineMemory", "LiveCheckpoint", "Rollback", "CLiveBench", "QMP", "MigrationStream", "LiveMemory", "DiskCapture", "QEMUEngine", "Threading",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
@@ -174,6 +175,13 @@ let package = Package(
         .testTarget(
             name: "CheckpointStoreTests",
             dependencies: ["CheckpointStore", "StoreFormat", "StoreTesting", "FaultHarness", "Media", "Units"],
+            swiftSettings: strict),
+        // Streams between stores: cut, damaged, out of order, gone on from.
+        .testTarget(
+            name: "CheckpointStreamTests",
+            dependencies: [
+                "CheckpointStream", "CheckpointStore", "StoreFormat", "PageCodec", "StoreTesting", "FaultHarness", "Media", "Threading", "Units",
+            ],
             swiftSettings: strict),
         .testTarget(
             name: "CrashTests",

@@ -1,8 +1,10 @@
 // Reading and writing a stream through a descriptor: a pipe, a file, a socket.
 //
-// Invariant: a descriptor is used, never closed: it is the caller's.
+// Invariants:
+// - A descriptor is used, never closed: it is the caller's.
+// - A socket whose other side has gone is an error. Where a pipe's reader may go away, the process must not let SIGPIPE end it.
 
-public import CheckpointStore
+import CheckpointStore
 import Glibc
 import Threading
 
@@ -19,9 +21,17 @@ public final class StreamCancellation: Sendable {
 /// One end of a stream. Used by one thread at a time.
 struct StreamDescriptor: Sendable {
     let number: Int32
-    var cancellation: StreamCancellation?
+    private let cancellation: StreamCancellation?
+    private let isSocket: Bool
     /// How often a wait looks whether it was cancelled.
     private static let waitMilliseconds: Int32 = 200
+
+    init(number: Int32, cancellation: StreamCancellation?) {
+        self.number = number
+        self.cancellation = cancellation
+        var status = stat()
+        isSocket = unsafe fstat(number, &status) == 0 && status.st_mode & S_IFMT == S_IFSOCK
+    }
 
     /// Fills `buffer` as far as there is something to read before the end. Returns how much that is.
     /// - Throws: `.ioFailed`, `.cancelled`.
@@ -44,7 +54,8 @@ struct StreamDescriptor: Sendable {
         var done = 0
         while done < bytes.count {
             try waitUntil(POLLOUT)
-            let count = unsafe Glibc.write(number, base + done, bytes.count - done)
+            let (next, left) = (unsafe base + done, bytes.count - done)
+            let count = isSocket ? unsafe send(number, next, left, Int32(MSG_NOSIGNAL)) : unsafe Glibc.write(number, next, left)
             if count >= 0 { done += count } else if errno != EINTR && errno != EAGAIN { throw failure("write the stream") }
         }
     }

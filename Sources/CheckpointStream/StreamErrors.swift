@@ -3,7 +3,7 @@
 // Invariant: whoever refuses a stream leaves nothing of it but what had become durable before as a part that can be gone on from, and
 // says so.
 
-public import CheckpointStore
+import CheckpointStore
 import StoreFormat
 import Units
 

@@ -36,9 +36,13 @@ public struct ChangedSpan: Sendable {
                 written.append(pages)
             }
         }
-        (self.written, self.zeroed) = (written, zeroed)
+        (self.written, self.zeroed, pageCount) = (written, zeroed, limit)
     }
 
+    /// How many pages of the span the region has.
+    package let pageCount: Int
+    /// True when all pages of the span are zero now.
+    package var isZero: Bool { map.storedPages == 0 }
     var isEmpty: Bool { written.isEmpty && zeroed.isEmpty }
     /// How many pages have new content.
     public var writtenPages: PageCount { PageCount(written.reduce(0) { $0 + $1.count }) }

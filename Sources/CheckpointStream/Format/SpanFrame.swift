@@ -23,6 +23,23 @@ enum SpanFrame {
         try check(bytes.u64(8) % UInt64(pagesPerSpan) == 0 && bytes.u64(8) < 1 << 51, subject, "a span that can't be")
         return (Int(bytes.u16(0)), PageIndex(bytes.u64(8)))
     }
+
+    /// How many pages the runs have, and how many have become zero, by the frame's head.
+    static func counts(_ bytes: RawSpan) throws(FormatError) -> (written: PageCount, zeroed: PageCount) {
+        var position = fixedBytes
+        var (written, zeroed) = (0, 0)
+        for _ in 0..<bytes.u16(4) {
+            try bytes.require(position + 4, subject)
+            zeroed += Int(bytes.u16(position + 2))
+            position += 4
+        }
+        for _ in 0..<bytes.u16(2) {
+            try bytes.require(position + 8, subject)
+            written += Int(bytes.u8(position))
+            position += 8 + 2 * Int(bytes.u8(position))
+        }
+        return (PageCount(written), PageCount(zeroed))
+    }
 }
 
 /// A frame's payload in memory that is used again.

@@ -4,6 +4,7 @@
 // - A frame's length is checked before anything is allocated for it, under a checksum of the header alone.
 // - A frame's chain value covers everything in front of it, so that a frame can't be changed, dropped, swapped or doubled unnoticed.
 
+import CheckpointStore
 import PageCodec
 import StoreFormat
 import Units
@@ -39,7 +40,7 @@ enum Preamble {
         }
         let span = unsafe bytes.span.bytes
         let checksum = span.hash(16)
-        guard unsafe hash128(span.extracting(0..<16)) == checksum else { throw .damagedStream("its first bytes are not what was sent") }
+        guard hash128(span.extracting(0..<16)) == checksum else { throw .damagedStream("its first bytes are not what was sent") }
         guard span.u32(8) == version else {
             throw StoreError(
                 .unsupported, "the stream has version \(span.u32(8)), this program knows version \(version)",
@@ -103,7 +104,7 @@ struct FrameHeader {
     /// - Throws: `.damagedStream`.
     static func decode(_ bytes: [UInt8], expected sequence: UInt64) throws(StoreError) -> FrameHeader {
         let span = unsafe bytes.span.bytes
-        guard unsafe span.u32(0) == magic, span.u64(checkedBytes) == hash128(span.extracting(0..<checkedBytes)).low else {
+        guard span.u32(0) == magic, span.u64(checkedBytes) == hash128(span.extracting(0..<checkedBytes)).low else {
             throw .damagedStream("frame \(sequence) does not begin as frames do")
         }
         guard span.u64(8) == sequence else {
