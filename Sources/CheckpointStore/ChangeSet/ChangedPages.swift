@@ -108,6 +108,7 @@ final class TreeComparison {
         guard a.pointer != nil || b.pointer != nil, a.pointer != b.pointer else { return }
         let level = max(a.pointer == nil ? 0 : a.level, b.pointer == nil ? 0 : b.level)
         guard level > 0 else {
+            guard span >= start else { return }
             return try body(span, try map(a.pointer, of: older, span), try map(b.pointer, of: newer, span))
         }
         let (ofA, ofB) = (try children(a, of: older, level, span), try children(b, of: newer, level, span))

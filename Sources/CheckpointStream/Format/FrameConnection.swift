@@ -70,7 +70,10 @@ final class FrameReader {
 
     /// Reads what a stream begins with.
     /// - Throws: `.notAStream`, `.unsupported`, `.damagedStream`, `.cutStream`; what reading throws.
-    func begin() throws(StoreError) { chain = try Preamble.check(try bytes(Preamble.byteCount)) }
+    func begin() throws(StoreError) {
+        chain = try Preamble.check(try bytes(Preamble.byteCount))
+        byteCount += ByteCount(Preamble.byteCount)
+    }
 
     /// The next frame, its payload in a buffer that `make` makes for that many bytes.
     /// - Throws: `.damagedStream`, `.cutStream`; what reading throws.
