@@ -17,6 +17,7 @@ let package = Package(
         .executable(name: "ckstore", targets: ["ckstore"]),
         .executable(name: "table-example", targets: ["TableExample"]),
         .library(name: "CheckpointStore", targets: ["CheckpointStore"]),
+        .library(name: "CheckpointStream", targets: ["CheckpointStream"]),
         // The format alone, for tools and fuzzers that need no engine.
         .library(name: "StoreFormat", targets: ["StoreFormat", "PageCodec", "Units"]),
         .library(name: "CKStoreC", type: .dynamic, targets: ["CKStoreC"]),
@@ -42,9 +43,6 @@ let package = Package(
         .systemLibrary(name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
         .systemLibrary(name: "CBlkid", pkgConfig: "blkid", providers: [.apt(["libblkid-dev"])]),
         .systemLibrary(name: "CNBD", pkgConfig: "libnbd", providers: [.apt(["libnbd-dev"])]),
-        // File systems in user space: libfuse, and a read-only one on it.
-        .systemLibrary(name: "CFUSE", pkgConfig: "fuse3", providers: [.apt(["libfuse3-dev"])]),
-        .target(name: "CStoreMount", dependencies: ["CFUSE"], cSettings: shim),
         // The memory of other processes: descriptors taken over, userfaultfd, page scans.
         .target(name: "CLiveMemory", cSettings: shim),
         .target(name: "CNBDLog", cSettings: shim),
@@ -66,10 +64,10 @@ let package = Package(
         .target(
             name: "CheckpointStore", dependencies: ["Units", "Threading", "Media", "PageCodec", "StoreFormat", "CLinux"],
             swiftSettings: strict),
-        // Checkpoints as files and folders, read where they are.
+        // Checkpoints and what changed between them as a stream of frames: sent, received, kept in step.
         .target(
-            name: "StoreMount", dependencies: ["CheckpointStore", "StoreFormat", "CStoreMount", "CLinux", "Threading", "Units"],
-            swiftSettings: strict),
+            name: "CheckpointStream",
+            dependencies: ["CheckpointStore", "StoreFormat", "PageCodec", "Media", "Threading", "Units"], swiftSettings: strict),
         // Live checkpoints: the half that faces the store, and what restoring shares between engines.
         .target(
             name: "CheckpointCore",
@@ -142,7 +140,7 @@ let package = Package(
         .executableTarget(
             name: "ckstore",
             dependencies: [
-                "CheckpointStore", "Media", "Units", "PageCodec", "StoreFormat", "CLinux", "StoreMount", "CStoreMount",
+                "CheckpointStore", "CheckpointStream", "Media", "Units", "PageCodec", "StoreFormat", "CLinux",
                 "CheckpointCore", "MachineMemory", "LiveCheckpoint", "Rollback", "CLiveBench", "QMP", "MigrationStream", "LiveMemory", "DiskCapture", "QEMUEngine", "Threading",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
@@ -171,16 +169,19 @@ let package = Package(
             name: "CrashWriter", dependencies: ["CheckpointStore", "StoreTesting", "FaultHarness", "Media", "Units"],
             path: "Tests/CrashWriter", swiftSettings: strict),
 
-        .testTarget(
-            name: "StoreMountTests",
-            dependencies: ["StoreMount", "CheckpointStore", "StoreTesting", "FaultHarness", "QEMUTesting", "QMP", "Media", "Units"],
-            swiftSettings: strict),
         .testTarget(name: "MediaTests", dependencies: ["Media", "Units"], swiftSettings: strict),
         .testTarget(
             name: "StoreFormatTests", dependencies: ["StoreFormat", "PageCodec", "Units"], swiftSettings: strict),
         .testTarget(
             name: "CheckpointStoreTests",
             dependencies: ["CheckpointStore", "StoreFormat", "StoreTesting", "FaultHarness", "Media", "Units"],
+            swiftSettings: strict),
+        // Streams between stores: cut, damaged, out of order, gone on from.
+        .testTarget(
+            name: "CheckpointStreamTests",
+            dependencies: [
+                "CheckpointStream", "CheckpointStore", "StoreFormat", "PageCodec", "StoreTesting", "FaultHarness", "Media", "Threading", "Units",
+            ],
             swiftSettings: strict),
         .testTarget(
             name: "CrashTests",
