@@ -191,7 +191,7 @@ let package = Package(
             swiftSettings: strict),
         // The engine and the reader in Python, on each other's stores.
         .testTarget(
-            name: "FormatsTests", dependencies: ["CheckpointStore", "StoreFormat", "FaultHarness", "Media", "Units"],
+            name: "FormatsTests", dependencies: ["CheckpointStore", "CheckpointStream", "StoreFormat", "FaultHarness", "Media", "Units"],
             swiftSettings: strict),
         // Runs what the product CKStoreC is built as; does not depend on it, since the linker's settings for it are no good here.
         .testTarget(name: "CInterfaceTests", exclude: ["program.c"], swiftSettings: strict),

@@ -28,7 +28,7 @@ struct List: ParsableCommand {
         let store = try target.open(.readOnly, generation: generation.value)
         defer { store.close() }
         let snapshot = try store.snapshot()
-        let checkpoints = try snapshot.checkpoints().filter { all || !$0.isPartial }
+        let checkpoints = try snapshot.checkpoints(includesPartial: all)
         let names = Dictionary(uniqueKeysWithValues: checkpoints.map { ($0.id, $0.name) })
         if output.json {
             let objects = checkpoints.map { info in CheckpointObject(info, parentName: info.parent.flatMap { names[$0] }) }

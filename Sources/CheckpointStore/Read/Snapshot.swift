@@ -29,10 +29,12 @@ public final class Snapshot: Sendable {
     public var checkpointCount: Int { Int(slot.checkpointCount) }
 
     /// All checkpoints, by the time they were begun, the oldest first. One read for each.
-    public func checkpoints() throws(StoreError) -> [CheckpointInfo] {
+    /// - Parameter includesPartial: also what has come of checkpoints that are being received.
+    public func checkpoints(includesPartial: Bool = false) throws(StoreError) -> [CheckpointInfo] {
         var all: [CheckpointInfo] = []
         for (id, value) in try store.catalogValues(in: slot) {
-            all.append(CheckpointInfo(try store.readRecord(value, id: id), generation: value.generation))
+            let info = CheckpointInfo(try store.readRecord(value, id: id), generation: value.generation)
+            if includesPartial || !info.isPartial { all.append(info) }
         }
         return all.sorted { ($0.createdNanoseconds, $0.id) < ($1.createdNanoseconds, $1.id) }
     }

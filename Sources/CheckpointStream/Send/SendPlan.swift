@@ -25,7 +25,7 @@ public struct SendItem: Sendable {
 extension Snapshot {
     /// All checkpoints but parts of ones that are being received, parents in front of their children, else by the time they were begun.
     public func checkpointsInSendingOrder() throws(StoreError) -> [CheckpointInfo] {
-        let all = try checkpoints().filter { !$0.isPartial }
+        let all = try checkpoints()
         let known = Dictionary(uniqueKeysWithValues: all.map { ($0.id, $0) })
         var placed = Set<CheckpointID>()
         var order: [CheckpointInfo] = []

@@ -143,7 +143,7 @@ private final class StreamSender {
     private func relatives(of items: [SendItem]) throws(StoreError) -> [CheckpointID] {
         var seen = Set<CheckpointID>()
         let bases = items.compactMap { $0.base?.id } + items.compactMap(\.checkpoint.parent) + items.map(\.checkpoint.id)
-        let others = try snapshot.checkpoints().reversed().filter { !$0.isPartial }.map(\.id)
+        let others = try snapshot.checkpoints().reversed().map(\.id)
         return Array((bases + others).filter { seen.insert($0).inserted }.prefix(StartFrame.mostRelatives))
     }
 
