@@ -20,6 +20,8 @@ final class CheckpointIntake {
     private let options: ReceiveOptions
     private var writer: CheckpointWriter
     private var regions: [RegionWriter] = []
+    /// Up to where each region of the base has spans: what is behind that is zero already.
+    private let zeroLimits: [PageIndex]
     /// Whether the writer goes on from a part, and which that is.
     private var continued: PartialCheckpoint?
     private var position: StreamPosition
@@ -39,6 +41,10 @@ final class CheckpointIntake {
                 medium: store.medium.name, checkpoint: frame.name)
         }
         (self.store, self.frame, self.start, self.work, self.options) = (store, frame, start, work, options)
+        zeroLimits = frame.regions.map { region in
+            let before = fit.base?.regions.first { Names.equal($0.name, region.name) }
+            return Self.endOfSpans(PageIndex(before?.pageCount.rawValue ?? 0))
+        }
         continued = fit.part
         position = frame.start
         totals = CheckpointEndFrame(id: frame.id, writtenPages: .zero, zeroedPages: .zero, dataFrames: 0)
@@ -76,9 +82,10 @@ final class CheckpointIntake {
     private func putZeros(_ payload: FramePayload) throws(StoreError) {
         let zeros = try payload.decoded { bytes throws(FormatError) in try ZerosFrame.decode(bytes) }
         try advance(zeros.region, zeros.pages)
-        guard zeros.pages.upperBound.rawValue <= frame.regions[zeros.region].pageCount.rawValue else {
-            throw .damagedStream("zeros behind the end of region \(frame.regions[zeros.region].name)")
-        }
+        // Without a limit by what is here, a few bytes could cost the work of the longest region that there can be.
+        guard zeros.pages.upperBound.rawValue <= frame.regions[zeros.region].pageCount.rawValue,
+            zeros.pages.upperBound <= zeroLimits[zeros.region]
+        else { throw .damagedStream("zeros behind the end of region \(frame.regions[zeros.region].name)") }
         totals.zeroedPages += zeros.pages.upperBound - zeros.pages.lowerBound
         try regions[zeros.region].putZeros(zeros.pages)
     }
@@ -88,8 +95,12 @@ final class CheckpointIntake {
         guard region < regions.count, StreamPosition(region: region, page: pages.lowerBound) >= position else {
             throw .damagedStream("pages out of order")
         }
-        let spans = (pages.upperBound.rawValue + UInt64(pagesPerSpan) - 1) / UInt64(pagesPerSpan)
-        position = StreamPosition(region: region, page: SpanIndex(spans).firstPage)
+        position = StreamPosition(region: region, page: Self.endOfSpans(pages.upperBound))
+    }
+
+    /// The end of the span that ends at or behind `page`.
+    private static func endOfSpans(_ page: PageIndex) -> PageIndex {
+        SpanIndex((page.rawValue + UInt64(pagesPerSpan) - 1) / UInt64(pagesPerSpan)).firstPage
     }
 
     /// Takes the frame that says that everything has come.

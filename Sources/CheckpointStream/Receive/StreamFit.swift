@@ -12,6 +12,8 @@ struct StreamFit {
     let isPresent: Bool
     /// The checkpoint to build on: the base, or what has come before.
     let over: CheckpointID?
+    /// What the stream's changes are changes of.
+    let base: CheckpointInfo?
     /// What has come before, when the stream goes on from there.
     let part: PartialCheckpoint?
 
@@ -20,14 +22,13 @@ struct StreamFit {
         let snapshot = try store.snapshot()
         isPresent = try snapshot.find(frame.id) != nil
         guard !isPresent else {
-            (over, part) = (nil, nil)
+            (over, base, part) = (nil, nil, nil)
             return
         }
         try Self.checkName(name, snapshot)
-        if let base = frame.base {
-            guard let found = try snapshot.find(base), found.createdNanoseconds == frame.baseCreatedNanoseconds else {
-                throw try Self.noBase(base, frame, start, snapshot)
-            }
+        base = try frame.base.flatMap { id throws(StoreError) in try snapshot.find(id) }
+        if let id = frame.base, base?.createdNanoseconds != frame.baseCreatedNanoseconds {
+            throw try Self.noBase(id, frame, start, snapshot)
         }
         guard frame.start > .start else {
             (over, part) = (frame.base, nil)
