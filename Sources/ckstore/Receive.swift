@@ -105,7 +105,8 @@ struct Receive: ParsableCommand {
     private func report(dropped: [PartialCheckpoint]) throws {
         let names = dropped.map { printable($0.name) }.joined(separator: ", ")
         try output.report(
-            Status(parts: dropped.map(Part.init)), summary: dropped.isEmpty ? "nothing had come in part\n" : "dropped what had come of \(names)\n")
+            Status(parts: dropped.map(Part.init)),
+            summary: dropped.isEmpty ? "nothing had come in part\n" : "dropped what had come of \(names)\n")
     }
 
     private func summary(_ report: ReceiveReport, _ progress: Progress) -> String {

@@ -23,7 +23,9 @@ private func makeSource() throws -> Scene {
 }
 
 /// Throws unless receiving ends with that code and leaves nothing but what was there.
-private func requireRefused(_ target: Scene, _ bytes: [UInt8], _ code: StoreError.Code, _ options: ReceiveOptions = ReceiveOptions(parallelism: 1)) throws {
+private func requireRefused(
+    _ target: Scene, _ bytes: [UInt8], _ code: StoreError.Code, _ options: ReceiveOptions = ReceiveOptions(parallelism: 1)
+) throws {
     let names = try target.store.snapshot().names()
     guard let error = try target.refusal(bytes, options) else { throw Mismatch("not refused; should be \(code)") }
     guard error.code == code, !error.remedy.isEmpty else { throw Mismatch("\(error.code) instead of \(code): \(error)") }
@@ -155,6 +157,55 @@ private func requireRefused(_ target: Scene, _ bytes: [UInt8], _ code: StoreErro
             try target.requireSame("b", as: source)
             try target.requireSound()
         }
+    }
+
+    @Test func `forged frames with right checksums are refused or taken, and harm nothing`() async throws {
+        let seed = testSeed()
+        try await onPlainThread {
+            let source = try makeSource()
+            let target = try Scene()
+            try target.receive(try source.stream([("a", nil)]))
+            let stream = try source.stream([("b", "a")])
+            let frames = Self.frames(stream)
+            var random = SeededGenerator(seed: seed)
+            var taken = 0
+            for round in 0..<3000 {
+                var forged = frames
+                for _ in 0...random.below(3) {
+                    let frame = random.below(forged.count)
+                    let length = forged[frame].count
+                    // Fields stand in front: they are hit more often than pages.
+                    let place = 48 + random.below(random.chance(3, in: 4) ? min(length - 48, 80) : length - 48)
+                    forged[frame][place] = [0, 1, 0xFF, 0x7F, UInt8(truncatingIfNeeded: random.next())][random.below(5)]
+                }
+                do {
+                    let refusal = try target.refusal(Self.sealed(stream, forged))
+                    if refusal == nil { taken += 1 }
+                    let names = try target.store.snapshot().names()
+                    guard refusal == nil || names == ["a"] else { throw Mismatch("\(names) is left: \(refusal!)") }
+                    for name in names where name != "a" { try target.store.delete([name]) }
+                    if round % 100 == 0 { try target.requireSound() }
+                } catch { throw Mismatch("seed \(seed), round \(round): \(error)") }
+            }
+            try target.requireSame("a", as: source)
+            #expect(taken > 0)
+        }
+    }
+
+    /// The stream of these frames, with headers and chain made for them.
+    private static func sealed(_ stream: [UInt8], _ frames: [[UInt8]]) -> [UInt8] {
+        func hash(_ bytes: [UInt8]) -> [UInt8] {
+            let hash = unsafe bytes.withUnsafeBytes { unsafe hash128($0) }
+            return hash.low.littleEndianBytes + hash.high.littleEndianBytes
+        }
+        var result = Array(stream[..<32])
+        var chain = Array(stream[16..<32])
+        for frame in frames {
+            let head = frame[..<24] + hash(Array(frame[..<24]))[..<8]
+            chain = hash(chain + head + hash(Array(frame[48...])))
+            result += head + chain + frame[48...]
+        }
+        return result
     }
 
     @Test func `a full store says so, keeps nothing visible, and goes on when there is room`() async throws {

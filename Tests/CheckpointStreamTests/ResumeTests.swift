@@ -119,10 +119,11 @@ private func remaining(_ items: [SendItem], _ target: Scene) throws -> [SendItem
             let target = try Scene()
             #expect(try target.refusal(stream[..<(stream.count - 100)])?.code == .cutStream)
             let far = try #require(try target.parts().first?.position)
-            #expect(try target.refusal(stream[..<(stream.count / 2)], ReceiveOptions(stepBytes: .kibibytes(1), parallelism: 1))?.code == .cutStream)
+            let small = ReceiveOptions(stepBytes: .kibibytes(1), parallelism: 1)
+            #expect(try target.refusal(stream[..<(stream.count / 2)], small)?.code == .cutStream)
             #expect(try target.parts().map(\.position) == [far])
             // It may also come to its end without it.
-            try target.receive(stream, ReceiveOptions(stepBytes: .kibibytes(1), parallelism: 1))
+            try target.receive(stream, small)
             try target.requireSame("a", as: source)
             #expect(try target.store.snapshot().names() == ["a"])
         }

@@ -86,6 +86,46 @@ import Units
         }
     }
 
+    /// Takeover and reversion: steps 1 to 13 of FIG. 15D, with a half-applied set that is dropped.
+    @Test func `a pair of stores changes roles and changes back, equal at each step`() async throws {
+        try await onPlainThread {
+            let (a, b) = (try Scene(), try Scene())
+            var random = SeededGenerator(seed: 7)
+            var ram = (0..<1200).flatMap { _ in makePage(&random) }
+            func take(_ name: String, over parent: String?, on scene: Scene) throws {
+                for _ in 0..<20 {
+                    let page = random.below(1200)
+                    ram.replaceSubrange(page * pageSize..<(page + 1) * pageSize, with: makePage(&random))
+                }
+                try scene.save(name, parent: parent, ["ram": (.memory, ram)])
+            }
+            try take("1", over: nil, on: a)
+            try b.receive(try a.stream([("1", nil)]))
+            try take("2", over: "1", on: a)
+            let second = try a.stream([("2", "1")])
+            try b.receive(second)
+            // A takes a third and fails while it sends it: B drops what has come, and goes on from the second.
+            try take("lost", over: "2", on: a)
+            let lost = try a.stream([("lost", "2")])
+            #expect(try b.refusal(lost[..<(lost.count - 60)])?.code == .cutStream)
+            #expect(try b.store.discardPartialCheckpoints().count == 1)
+            try take("3", over: "2", on: b)
+            // A recovers, rolls back to the second, and becomes the standby.
+            try a.store.delete(["lost"])
+            try a.receive(try b.stream([("3", "2")]))
+            try take("4", over: "3", on: b)
+            try a.receive(try b.stream([("4", "3")]))
+            for name in ["1", "2", "3", "4"] { try a.requireSame(name, as: b) }
+            // And back.
+            try take("5", over: "4", on: a)
+            #expect(try b.refusal(second)?.code == .duplicate)
+            try b.receive(try a.stream([("5", "4")]))
+            try b.requireSame("5", as: a)
+            // A pair that has nothing in common says so.
+            #expect(try Scene().refusal(try a.stream([("5", "4")]))?.code == .foreign)
+        }
+    }
+
     @Test func `the name can be another one`() async throws {
         try await onPlainThread {
             let source = try Scene()

@@ -112,7 +112,9 @@ private final class StreamReceiver {
             case .end:
                 let expected = EndFrame(stream: start.stream, checkpointCount: checkpointCount, frameCount: frames.frameCount - 1)
                 let end = try payload.decoded { bytes throws(FormatError) in try EndFrame.decode(bytes) }
-                guard end == expected, checkpointCount == UInt64(start.checkpointCount) else { throw .damagedStream("its totals are not what came") }
+                guard end == expected, checkpointCount == UInt64(start.checkpointCount) else {
+                    throw .damagedStream("its totals are not what came")
+                }
                 try frames.requireEnd()
                 try finishIntake()
                 guard var report else { preconditionFailure("a stream that has begun has a report") }
