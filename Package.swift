@@ -17,6 +17,7 @@ let package = Package(
         .executable(name: "ckstore", targets: ["ckstore"]),
         .executable(name: "table-example", targets: ["TableExample"]),
         .library(name: "CheckpointStore", targets: ["CheckpointStore"]),
+        .library(name: "CheckpointStream", targets: ["CheckpointStream"]),
         // The format alone, for tools and fuzzers that need no engine.
         .library(name: "StoreFormat", targets: ["StoreFormat", "PageCodec", "Units"]),
         .library(name: "CKStoreC", type: .dynamic, targets: ["CKStoreC"]),
@@ -63,6 +64,10 @@ let package = Package(
         .target(
             name: "CheckpointStore", dependencies: ["Units", "Threading", "Media", "PageCodec", "StoreFormat", "CLinux"],
             swiftSettings: strict),
+        // Checkpoints and what changed between them as a stream of frames: sent, received, kept in step.
+        .target(
+            name: "CheckpointStream",
+            dependencies: ["CheckpointStore", "StoreFormat", "PageCodec", "Media", "Threading", "Units"], swiftSettings: strict),
         // Live checkpoints: the half that faces the store, and what restoring shares between engines.
         .target(
             name: "CheckpointCore",
@@ -135,7 +140,7 @@ let package = Package(
         .executableTarget(
             name: "ckstore",
             dependencies: [
-                "CheckpointStore", "Media", "Units", "PageCodec", "StoreFormat", "CLinux",
+                "CheckpointStore", "CheckpointStream", "Media", "Units", "PageCodec", "StoreFormat", "CLinux",
                 "CheckpointCore", "MachineMemory", "LiveCheckpoint", "Rollback", "CLiveBench", "QMP", "MigrationStream", "LiveMemory", "DiskCapture", "QEMUEngine", "Threading",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
@@ -171,6 +176,13 @@ let package = Package(
             name: "CheckpointStoreTests",
             dependencies: ["CheckpointStore", "StoreFormat", "StoreTesting", "FaultHarness", "Media", "Units"],
             swiftSettings: strict),
+        // Streams between stores: cut, damaged, out of order, gone on from.
+        .testTarget(
+            name: "CheckpointStreamTests",
+            dependencies: [
+                "CheckpointStream", "CheckpointStore", "StoreFormat", "PageCodec", "StoreTesting", "FaultHarness", "Media", "Threading", "Units",
+            ],
+            swiftSettings: strict),
         .testTarget(
             name: "CrashTests",
             dependencies: [
@@ -179,7 +191,7 @@ let package = Package(
             swiftSettings: strict),
         // The engine and the reader in Python, on each other's stores.
         .testTarget(
-            name: "FormatsTests", dependencies: ["CheckpointStore", "StoreFormat", "FaultHarness", "Media", "Units"],
+            name: "FormatsTests", dependencies: ["CheckpointStore", "CheckpointStream", "StoreFormat", "FaultHarness", "Media", "Units"],
             swiftSettings: strict),
         // Runs what the product CKStoreC is built as; does not depend on it, since the linker's settings for it are no good here.
         .testTarget(name: "CInterfaceTests", exclude: ["program.c"], swiftSettings: strict),

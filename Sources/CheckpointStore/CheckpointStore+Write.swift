@@ -14,6 +14,41 @@ extension CheckpointStore {
     public func begin(
         _ name: String, parent: String? = nil, options: WriterOptions = WriterOptions()
     ) throws(StoreError) -> CheckpointWriter {
+        guard !Names.isPartial(name) else {
+            throw StoreError(
+                .invalidInput, "names that begin with \(Names.partialPrefix) are kept for checkpoints that are being received",
+                remedy: "Choose another name.", medium: medium.name, checkpoint: name)
+        }
+        return try begin(name, options: options) { base throws(StoreError) in
+            if try checkpointID(of: name, in: base) != nil { throw Self.nameTaken(name, medium) }
+            guard let parent else { return nil }
+            return try record(named: parent, in: base)
+        }
+    }
+
+    /// Begins a checkpoint that `commit(as:)` will give its identity to.
+    ///
+    /// - Parameters:
+    ///   - name: what messages call it.
+    ///   - base: the checkpoint that regions are taken over from; nil: none.
+    /// - Throws: `.notFound` when the base is not there; `.invalidInput` for a bad name, `.readOnly`, `.storeFailed`.
+    package func begin(
+        _ name: String, over base: CheckpointID?, options: WriterOptions = WriterOptions()
+    ) throws(StoreError) -> CheckpointWriter {
+        try begin(name, options: options) { slot throws(StoreError) in
+            guard let base else { return nil }
+            guard let value = try catalogValue(of: base, in: slot) else {
+                throw StoreError(
+                    .notFound, "checkpoint \(base), which it is to be over, is not there", remedy: "`ckstore list` shows those that there are.",
+                    medium: medium.name, checkpoint: name)
+            }
+            return try blocks(in: slot).readRecord(value, id: base)
+        }
+    }
+
+    private func begin(
+        _ name: String, options: WriterOptions, parent: (Slot) throws(StoreError) -> CheckpointRecord?
+    ) throws(StoreError) -> CheckpointWriter {
         try checkUsable(forWriting: true)
         do { try Names.check(name) } catch {
             throw StoreError(.invalidInput, "\(error)", remedy: "Choose another name.", medium: medium.name, checkpoint: name)
@@ -21,9 +56,7 @@ extension CheckpointStore {
         for reference in options.references + [name] { try checkReference(reference) }
         let base = try register()
         do throws(StoreError) {
-            if try checkpointID(of: name, in: base) != nil { throw Self.nameTaken(name, medium) }
-            var parentRecord: CheckpointRecord?
-            if let parent { parentRecord = try record(named: parent, in: base) }
+            let parentRecord = try parent(base)
             let writer = CheckpointWriter(store: self, name: name, base: base, parent: parentRecord, options: options)
             state.withLock { $0.writers[writer.id] = WeakWriter(writer) }
             return writer
@@ -48,20 +81,27 @@ extension CheckpointStore {
     /// - Throws: see `CheckpointWriter.commit`.
     @discardableResult
     public func commit(_ writers: [CheckpointWriter]) throws(StoreError) -> [CheckpointInfo] {
+        try commit(writers, as: [:])
+    }
+
+    /// The same, with an identity of their own for those that are to have one.
+    func commit(
+        _ writers: [CheckpointWriter], as identities: [CheckpointID: CheckpointIdentity]
+    ) throws(StoreError) -> [CheckpointInfo] {
         precondition(writers.allSatisfy { $0.store === self }, "all writers must be of this store")
         defer { for writer in writers { writer.endUncommitted() } }
         guard !writers.isEmpty else { return [] }
         let groupID = writers.count > 1 ? environment.newID().rawValue : 0
         var prepared: [CheckpointWriter.Prepared] = []
-        for writer in writers { prepared.append(try writer.prepare(groupID: groupID)) }
+        for writer in writers { prepared.append(try writer.prepare(groupID: groupID, as: identities[writer.id])) }
         // Much data is flushed before the commit lock is taken, so that others don't wait for it; a
         // little is covered by the flush of the commit itself.
         if prepared.reduce(0, { $0 + $1.writtenBytes }) > Self.smallCommitBytes {
             do { try onMedium { () throws(MediumError) in try medium.flush() } } catch { throw fail(error) }
         }
         let generation = try commit { transaction throws(StoreError) in
-            for one in prepared {
-                try transaction.add(one.record, at: one.pointer, references: one.references)
+            for (writer, one) in zip(writers, prepared) {
+                try transaction.add(one.record, at: one.pointer, over: writer.parentID, references: one.references)
                 for use in one.uses { try transaction.append(use) }
             }
             return transaction.generation

@@ -26,6 +26,12 @@ public enum Names {
             !equal(name, ".") && !equal(name, ".."), subject, "the name \(name), which means a directory elsewhere")
     }
 
+    /// What the names of checkpoints that are being received begin with. Nobody gives such names to others, and lists leave them out.
+    public static let partialPrefix = "ckstore.receiving."
+
+    /// Whether `name` is that of a checkpoint that has been received in part.
+    public static func isPartial(_ name: String) -> Bool { name.utf8.starts(with: partialPrefix.utf8) }
+
     /// Whether `a` comes before `b` in the order of the format: bytewise in UTF-8.
     public static func precedes(_ a: String, _ b: String) -> Bool { a.utf8.lexicographicallyPrecedes(b.utf8) }
 

@@ -18,7 +18,7 @@ public struct StoreUUID: Hashable, Sendable, CustomStringConvertible {
         unsafe self.init(bytes.span.bytes, at: 0)
     }
 
-    init(_ bytes: RawSpan, at position: Int) {
+    package init(_ bytes: RawSpan, at position: Int) {
         self.init(high: bytes.u64(position).byteSwapped, low: bytes.u64(position + 8).byteSwapped)
     }
 

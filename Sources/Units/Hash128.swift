@@ -23,7 +23,7 @@ public struct Hash128: Hashable, Sendable, Codable, CustomStringConvertible {
 }
 
 /// 16 lower-case hexadecimal digits, zero padded.
-func hexadecimal(_ value: UInt64) -> String {
+package func hexadecimal(_ value: UInt64) -> String {
     let digits = String(value, radix: 16)
     return String(repeating: "0", count: 16 - digits.count) + digits
 }

@@ -48,6 +48,7 @@ struct CKStoreCommand: ParsableCommand {
                 subcommands: [
                     Save.self, Restore.self, List.self, Show.self, Read.self, Diff.self, Export.self, Delete.self,
                 ]),
+            CommandGroup(name: "Between stores", subcommands: [Send.self, Receive.self, Sync.self]),
             CommandGroup(name: "Virtual machines", subcommands: [VM.self]),
         ])
 

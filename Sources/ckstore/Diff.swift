@@ -11,7 +11,7 @@ struct Diff: ParsableCommand {
         discussion: """
             For each memory block, disk and other region: pages of 4 KiB whose content differs, and pages that are zero (or not \
             there) in one of the two checkpoints only. What both share in the store is not read, and no page is: their \
-            hashes are compared. The checkpoints need not be related.
+            hashes are compared. The checkpoints need not be related. NODES is how many index nodes had to be read. For disks,             --pages lists blocks of 4 KiB as ranges of bytes.
 
             Example:
               ckstore diff vm.ck monday tuesday
@@ -36,15 +36,16 @@ struct Diff: ParsableCommand {
         defer { store.close() }
         let snapshot = try store.snapshot()
         let (readerA, readerB) = (try snapshot.reader(named: a), try snapshot.reader(named: b))
-        let names = try regionNames(readerA, readerB)
-        let lengths = names.map { max(readerA.byteLength(of: $0) ?? .zero, readerB.byteLength(of: $0) ?? .zero) }
+        let changes = ChangeSet(from: readerA, to: readerB)
+        let compared = try self.compared(changes)
+        let lengths = compared.map { max($0.older?.byteLength ?? .zero, $0.newer?.byteLength ?? .zero) }
         let progress = Progress(isShown: output.showsProgress, total: lengths.reduce(.zero, +))
         var regions: [RegionDifference] = []
         do {
             defer { progress.clear() }
-            for name in names {
-                progress.begin(name)
-                regions.append(try compare(name, readerA, readerB, progress))
+            for change in compared {
+                progress.begin(change.name)
+                regions.append(try compare(change, changes, progress))
             }
         }
         let result = Result(a: Side(readerA), b: Side(readerB), regions: regions)
@@ -53,44 +54,35 @@ struct Diff: ParsableCommand {
     }
 
     /// The regions to compare, in the order of the newer checkpoint, those that only the older one has behind them.
-    private func regionNames(_ a: CheckpointReader, _ b: CheckpointReader) throws -> [String] {
-        let namesB = b.info.regions.map(\.name)
-        let all = namesB + a.info.regions.map(\.name).filter { !namesB.contains($0) }
-        if let missing = region.first(where: { !all.contains($0) }) {
+    private func compared(_ changes: ChangeSet) throws(StoreError) -> [RegionChange] {
+        let all = changes.regions.filter { $0.newer != nil } + changes.regions.filter { $0.newer == nil }
+        if let missing = region.first(where: { name in !all.contains { $0.name == name } }) {
             throw StoreError(
-                .notFound, "neither checkpoint has such a region", remedy: "They have: \(all.joined(separator: ", ")).",
-                checkpoint: self.b, region: missing)
+                .notFound, "neither checkpoint has such a region", remedy: "They have: \(all.map(\.name).joined(separator: ", ")).",
+                checkpoint: b, region: missing)
         }
-        return region.isEmpty ? all : all.filter(region.contains)
+        return region.isEmpty ? all : all.filter { region.contains($0.name) }
     }
 
-    private func compare(
-        _ name: String, _ a: CheckpointReader, _ b: CheckpointReader, _ progress: Progress
-    ) throws -> RegionDifference {
-        let infos = [a, b].map { reader in reader.info.regions.first { $0.name == name } }
-        var result = RegionDifference(name: name, a: infos[0], b: infos[1], listsPages: pages)
-        guard infos[0] != nil, infos[1] != nil else {
-            // All that there is, is on one side only.
-            let (reader, kind) = infos[0] == nil ? (b, PageDifference.onlyInNewer) : (a, .onlyInOlder)
-            for range in try reader.region(name).dataRanges() { result.add(range, kind) }
-            return result
+    private func compare(_ change: RegionChange, _ changes: ChangeSet, _ progress: Progress) throws(StoreError) -> RegionDifference {
+        var result = RegionDifference(change, listsPages: pages)
+        let counts = try changes.forEachDifference(of: change, progress: { progress.update(PageCount($0.rawValue).bytes) }) {
+            (range, kind) throws(StoreError) in result.add(range, kind)
         }
-        try b.region(name).forEachDifference(
-            since: a.region(name), progress: { progress.update(PageCount($0.rawValue).bytes) }
-        ) { (range, kind) throws(StoreError) in result.add(range, kind) }
+        result.nodesRead = counts.nodes
         return result
     }
 
     private func text(_ regions: [RegionDifference]) -> String {
         var table = Table(columns: [
             ("REGION", .left), ("KIND", .left), ("PAGES", .right), ("CHANGED", .right), ("ONLY A", .right), ("ONLY B", .right),
-            ("DIFFERENT", .right),
+            ("DIFFERENT", .right), ("NODES", .right),
         ])
         table.rows = regions.map { region in
             [
                 printable(region.name) + (region.note.map { " (\($0))" } ?? ""), region.kind, "\(region.totalPages)",
                 "\(region.changedPages)", "\(region.onlyInAPages)", "\(region.onlyInBPages)",
-                readable(PageCount(region.changedPages + region.onlyInAPages + region.onlyInBPages).bytes),
+                readable(PageCount(region.changedPages + region.onlyInAPages + region.onlyInBPages).bytes), "\(region.nodesRead)",
             ]
         }
         var text = "A: \(printable(a))\nB: \(printable(b))\n\n" + table.text
@@ -99,15 +91,14 @@ struct Diff: ParsableCommand {
             text += "\n\(printable(region.name)):\n"
             for range in region.ranges ?? [] {
                 let last = range.first + range.count - 1
-                text += "  \(range.first == last ? "\(last)" : "\(range.first)-\(last)") \(range.difference)\n"
+                let isDisk = region.kind == RegionKind.disk.name
+                let place =
+                    isDisk ? "\(range.offsetBytes)+\(range.lengthBytes)" : range.first == last ? "\(last)" : "\(range.first)-\(last)"
+                text += "  \(place) \(range.difference)\n"
             }
         }
         return text
     }
-}
-
-extension CheckpointReader {
-    fileprivate func byteLength(of region: String) -> ByteCount? { info.regions.first { $0.name == region }?.byteLength }
 }
 
 /// One of the two checkpoints, as JSON.
@@ -134,6 +125,9 @@ private struct RegionDifference: Encodable {
         var count: UInt64
         /// "changed", "onlyInA", "onlyInB".
         var difference: String
+        /// The same in bytes, to the end of the longer one.
+        var offsetBytes: UInt64
+        var lengthBytes: UInt64
     }
 
     var name: String
@@ -146,11 +140,14 @@ private struct RegionDifference: Encodable {
     var changedPages: UInt64 = 0
     var onlyInAPages: UInt64 = 0
     var onlyInBPages: UInt64 = 0
+    /// Index nodes that were read.
+    var nodesRead = 0
     /// With --pages only.
     var ranges: [PageRange]?
 
-    init(name: String, a: RegionInfo?, b: RegionInfo?, listsPages: Bool) {
-        self.name = name
+    init(_ change: RegionChange, listsPages: Bool) {
+        let (a, b) = (change.older, change.newer)
+        name = change.name
         kind = (b ?? a)?.kind.name ?? ""
         lengthBytesA = a?.byteLength.rawValue
         lengthBytesB = b?.byteLength.rawValue
@@ -166,15 +163,17 @@ private struct RegionDifference: Encodable {
         case .onlyInOlder: (text, onlyInAPages) = ("onlyInA", onlyInAPages + count)
         case .onlyInNewer: (text, onlyInBPages) = ("onlyInB", onlyInBPages + count)
         }
-        guard let last = ranges?.indices.last else {
-            ranges?.append(PageRange(first: pages.lowerBound.rawValue, count: count, difference: text))
-            return
+        guard var list = ranges else { return }
+        var range = PageRange(first: pages.lowerBound.rawValue, count: count, difference: text, offsetBytes: 0, lengthBytes: 0)
+        if let last = list.last, last.difference == text, last.first + last.count == range.first {
+            list.removeLast()
+            (range.first, range.count) = (last.first, last.count + count)
         }
-        if let before = ranges?[last], before.difference == text, before.first + before.count == pages.lowerBound.rawValue {
-            ranges?[last].count += count
-        } else {
-            ranges?.append(PageRange(first: pages.lowerBound.rawValue, count: count, difference: text))
-        }
+        range.offsetBytes = PageCount(range.first).bytes.rawValue
+        range.lengthBytes = min(PageCount(range.count).bytes.rawValue, max(lengthBytesA ?? 0, lengthBytesB ?? 0) - range.offsetBytes)
+        ranges = nil
+        list.append(range)
+        ranges = list
     }
 
     /// What the numbers of pages don't say.

@@ -5,6 +5,7 @@
 import ArgumentParser
 import CheckpointCore
 import CheckpointStore
+import CheckpointStream
 import Glibc
 import Media
 
@@ -20,9 +21,9 @@ enum ExitStatus {
     static func code(for error: StoreError) -> Int32 {
         switch error.code {
         case .invalidInput: usage
-        case .notAStore, .corrupt, .truncated, .unsupported: corrupt
+        case .notAStore, .corrupt, .truncated, .unsupported, .notAStream, .damagedStream, .cutStream: corrupt
         case .noSpace: noSpace
-        case .notFound: notFound
+        case .notFound, .outOfOrder, .foreign: notFound
         case .busy: busy
         case .cancelled: Interruption.received.map { 128 + $0 } ?? failed
         default: failed

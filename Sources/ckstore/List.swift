@@ -9,6 +9,8 @@ struct List: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "List the checkpoints of a store, the oldest first.",
         discussion: """
+            Checkpoints that have been received in part are left out; --all shows them too (see `ckstore receive --status`).
+
             LOGICAL is what the regions take unpacked; STORED is what the checkpoint itself added to the store.
 
             Example:
@@ -17,6 +19,8 @@ struct List: ParsableCommand {
             """)
 
     @OptionGroup var target: StoreArgument
+    @Flag(help: "Show checkpoints too that have been received in part.")
+    var all = false
     @OptionGroup var generation: GenerationOption
     @OptionGroup var output: OutputOptions
 
@@ -24,7 +28,7 @@ struct List: ParsableCommand {
         let store = try target.open(.readOnly, generation: generation.value)
         defer { store.close() }
         let snapshot = try store.snapshot()
-        let checkpoints = try snapshot.checkpoints()
+        let checkpoints = try snapshot.checkpoints(includesPartial: all)
         let names = Dictionary(uniqueKeysWithValues: checkpoints.map { ($0.id, $0.name) })
         if output.json {
             let objects = checkpoints.map { info in CheckpointObject(info, parentName: info.parent.flatMap { names[$0] }) }

@@ -56,9 +56,12 @@ final class CommitTransaction {
 
     // MARK: changes
 
-    /// Adds a checkpoint whose record is stored. Its name must be free and its parent still there. `latest` and `references` move to it.
-    func add(_ record: CheckpointRecord, at pointer: BlockPointer, references: [String] = []) throws(StoreError) {
-        if let parent = record.parent, !store.has(.skipsParentCheck), try byID.value(of: CatalogTree.key(parent)) == nil {
+    /// Adds a checkpoint whose record is stored. Its name must be free and its parent still there: the one that its trees were built
+    /// over. (A received checkpoint's record may name another, that it had where it comes from.) `latest` and `references` move to it.
+    func add(
+        _ record: CheckpointRecord, at pointer: BlockPointer, over parent: CheckpointID?, references: [String] = []
+    ) throws(StoreError) {
+        if let parent, !store.has(.skipsParentCheck), try byID.value(of: CatalogTree.key(parent)) == nil {
             throw StoreError(
                 .wrongBase, "its parent \(parent) has been deleted meanwhile",
                 remedy: "Save again with another parent, or with none.", medium: store.medium.name, checkpoint: record.name)
@@ -75,9 +78,15 @@ final class CommitTransaction {
         guard try lineage.reference(record.name) == nil || store.has(.skipsNameCheck) else {
             throw CheckpointStore.nameTaken(record.name, store.medium)
         }
-        try lineage.add(record.id, parent: record.parent)
+        guard try lineage.node(record.id) == nil else {
+            throw StoreError(
+                .exists, "there is a checkpoint of that id, or there was one that still joins branches",
+                remedy: "Receive it into another store, or delete the branches first.", medium: store.medium.name, checkpoint: record.name)
+        }
+        try lineage.add(record.id, parent: parent)
         for reference in references { try point(reference, to: record.id) }
-        try lineage.point(Reference.latest, to: record.id)
+        // What has come in part is not a checkpoint to go on from.
+        if !Names.isPartial(record.name) { try lineage.point(Reference.latest, to: record.id) }
         try raise(&slot.checkpointCount)
     }
 

@@ -277,7 +277,7 @@ public final class RegionReader: Sendable {
         return node
     }
 
-    private func withDecoder<R>(_ body: (RunDecoder) throws(StoreError) -> R) throws(StoreError) -> R {
+    func withDecoder<R>(_ body: (RunDecoder) throws(StoreError) -> R) throws(StoreError) -> R {
         let decoder = Handed(cache.withLock { $0.decoders.popLast() } ?? RunDecoder(blocks)).value
         defer { cache.withLock { $0.decoders.append(decoder) } }
         return try body(decoder)

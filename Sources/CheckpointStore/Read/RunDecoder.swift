@@ -21,19 +21,30 @@ final class RunDecoder {
     func place(
         _ wanted: PageSet, of map: SpanMap, key: RegionKey, span: SpanIndex, at base: UnsafeMutableRawPointer
     ) throws(StoreError) {
+        try unsafe place(wanted, of: map, key: key, span: span, at: base) { _, _, _ in false }
+    }
+
+    /// The same, but runs of which all pages are wanted are shown to `take` first, as they are stored: pages, codec and verified payload.
+    /// One that it takes is not decoded.
+    func place(
+        _ wanted: PageSet, of map: SpanMap, key: RegionKey, span: SpanIndex, at base: UnsafeMutableRawPointer,
+        orTake take: ([UInt16], RunCodec, UnsafeRawBufferPointer) -> Bool
+    ) throws(StoreError) {
         try map.forEachRun(among: wanted) { (run, pages) throws(StoreError) in
-            try unsafe placeRun(map, run, pages, key: key, span: span, at: base)
+            try unsafe placeRun(map, run, pages, key: key, span: span, at: base, orTake: take)
         }
     }
 
     private func placeRun(
-        _ map: SpanMap, _ run: Int, _ pages: PageSet, key: RegionKey, span: SpanIndex, at base: UnsafeMutableRawPointer
+        _ map: SpanMap, _ run: Int, _ pages: PageSet, key: RegionKey, span: SpanIndex, at base: UnsafeMutableRawPointer,
+        orTake take: ([UInt16], RunCodec, UnsafeRawBufferPointer) -> Bool
     ) throws(StoreError) {
         let pointer = map.runs[run]
         let (bytes, block) = unsafe try blocks.readRun(pointer, into: stored.bytes)
         let placeOf = try places(of: pages, map, block)
         let header = unsafe try checkPages(bytes, block.pointer, placeOf, pages, key: key, span: span)
         let payload = unsafe UnsafeRawBufferPointer(rebasing: bytes[header.payloadOffset...])
+        if let list = wholeList(placeOf, pages, pageCount: header.pageCount), unsafe take(list, header.codec, payload) { return }
         if let first = wholeRun(placeOf, pages, pageCount: header.pageCount) {
             // The run's pages follow each other in the target: decode straight into it.
             let target = unsafe UnsafeMutableRawBufferPointer(start: base + first * pageSize, count: header.pageCount * pageSize)
@@ -77,6 +88,18 @@ final class RunDecoder {
         } catch { throw corrupt(error, pointer) }
         guard let header else { preconditionFailure("a run is read for at least one page") }
         return header
+    }
+
+    /// The run's pages in its order, when exactly those are wanted.
+    private func wholeList(_ placeOf: (Int) -> Int, _ pages: PageSet, pageCount: Int) -> [UInt16]? {
+        guard pages.count == pageCount else { return nil }
+        var list: [UInt16] = []
+        var isInOrder = true
+        pages.forEach { page in
+            if placeOf(page) != list.count { isInOrder = false }
+            list.append(UInt16(page))
+        }
+        return isInOrder ? list : nil
     }
 
     /// The page of the target that the run starts with, when exactly the run's pages are wanted and stand in a row.

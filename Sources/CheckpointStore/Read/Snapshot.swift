@@ -32,10 +32,12 @@ public final class Snapshot: Sendable {
     public var checkpointCount: Int { Int(slot.checkpointCount) }
 
     /// All checkpoints, by the time they were begun, the oldest first. One read for each.
-    public func checkpoints() throws(StoreError) -> [CheckpointInfo] {
+    /// - Parameter includesPartial: also what has come of checkpoints that are being received.
+    public func checkpoints(includesPartial: Bool = false) throws(StoreError) -> [CheckpointInfo] {
         var all: [CheckpointInfo] = []
         for (id, value) in try store.catalogValues(in: slot) {
-            all.append(CheckpointInfo(try blocks.readRecord(value, id: id), generation: value.generation))
+            let info = CheckpointInfo(try blocks.readRecord(value, id: id), generation: value.generation)
+            if includesPartial || !info.isPartial { all.append(info) }
         }
         return all.sorted { ($0.createdNanoseconds, $0.id) < ($1.createdNanoseconds, $1.id) }
     }
@@ -105,6 +107,8 @@ public struct CheckpointInfo: Sendable {
     public var name: String { record.name }
     /// The checkpoint that it was taken over, if any; it may have been deleted since.
     public var parent: CheckpointID? { record.parent }
+    /// True for what has come of a checkpoint that is being received: not for users, and left out of lists.
+    public var isPartial: Bool { Names.isPartial(record.name) }
     /// When it was begun, nanoseconds since 1970-01-01 UTC.
     public var createdNanoseconds: UInt64 { record.createdNanoseconds }
     /// Labels, ascending by key.

@@ -293,7 +293,7 @@ public final class CheckpointWriter: Sendable {
     }
 
     /// Finishes all regions, the record and the commit records.
-    func prepare(groupID: UInt64) throws(StoreError) -> Prepared {
+    func prepare(groupID: UInt64, as identity: CheckpointIdentity? = nil) throws(StoreError) -> Prepared {
         let (regions, gatherers, labels) = state.waitFor { state -> ([RegionState], [PageGatherer], [Label])? in
             precondition(state.phase == .open, "the checkpoint has been committed or aborted, or is just being so")
             guard state.activeCalls == 0 else { return nil }
@@ -310,19 +310,20 @@ public final class CheckpointWriter: Sendable {
             records.append(try RegionFinisher(writer: self, region: region).finish())
         }
         let storedBytes = regions.reduce(0) { $0 + $1.progress.withLock(\.storedBytes) }
-        let record = CheckpointRecord(
+        var record = CheckpointRecord(
             id: id, parent: parent?.id, createdNanoseconds: createdNanoseconds, baseGeneration: base.generation, name: name,
             labels: labels.sorted { Names.precedes($0.key, $1.key) }, newPages: records.reduce(.zero) { $0 + $1.newPages },
             storedBytes: ByteCount(storedBytes), groupID: groupID, regions: records)
+        try identity?.apply(to: &record, over: parent, medium: store.medium.name)
         do { try record.check() } catch {
             throw StoreError(
                 .invalidInput, "\(error)", remedy: "Use fewer or shorter labels and regions.", medium: store.medium.name,
                 checkpoint: name)
         }
         let pointer = try appendIndex(record.encoded())
-        var uses = try index.withLock { appender throws(StoreError) in try appender.finish(record: pointer, name: name) }
+        var uses = try index.withLock { appender throws(StoreError) in try appender.finish(record: pointer, name: record.name) }
         let lanes = state.withLock { $0.idleLanes }
-        for lane in lanes { uses += try lane.data.finish(record: pointer, name: name) }
+        for lane in lanes { uses += try lane.data.finish(record: pointer, name: record.name) }
         try queue.drain()
         try checkNotCancelled()
         let superseded = state.withLock { $0.superseded }

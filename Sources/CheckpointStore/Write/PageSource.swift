@@ -93,6 +93,19 @@ final class ZeroSource: PageSource {
     }
 }
 
+/// Pages of one span that somebody has in private memory.
+final class SpanSource: PageSource {
+    private let input: Lock<Handed<SpanInput>?>
+    let usefulWorkers = 1
+    init(_ input: SpanInput) { self.input = Lock(Handed(input)) }
+    func next(into copy: AlignedBuffer) throws(StoreError) -> SpanInput? {
+        input.withLock { input in
+            defer { input = nil }
+            return input?.value
+        }
+    }
+}
+
 /// `lseek`'s way to the next data and the next hole: Linux's numbers, which Glibc's module does not show.
 private enum Seek {
     static let data: Int32 = 3

@@ -64,6 +64,27 @@ public struct RegionWriter: Sendable {
         try save(ZeroSource(pages))
     }
 
+    /// Puts pages of one span in one step, so that the span gets one leaf for all of them.
+    ///
+    /// - Parameters:
+    ///   - span: private memory for the 512 pages of the span; page q of it is at q * 4096.
+    ///   - first: the first page of the span.
+    ///   - given: the pages of the span that `span` has, ascending.
+    ///   - zeros: pages of the span that are zero.
+    /// - Throws: `.invalidInput` when a page lies behind the region's end; what saving throws.
+    package func write(
+        span bytes: UnsafeRawBufferPointer, at first: PageIndex, given: [UInt16], zeros: [Range<Int>]
+    ) throws(StoreError) {
+        precondition(bytes.count == pagesPerSpan * pageSize && first.rawValue % UInt64(pagesPerSpan) == 0, "a span is 512 pages, aligned")
+        let end = max(given.last.map { Int($0) + 1 } ?? 0, zeros.last?.upperBound ?? 0)
+        try SourceRange.check(region, writer.name, first: first, byteCount: PageCount(end).bytes, endsRegion: false)
+        var (pages, zeroPages) = (PageSet(), PageSet())
+        for page in given { pages.insert(Int(page)) }
+        for range in zeros { zeroPages = zeroPages.union(PageSet(range)) }
+        try unsafe save(
+            SpanSource(SpanInput(span: SpanIndex(of: first), base: bytes.baseAddress, given: pages, zeros: zeroPages, isStable: true)))
+    }
+
     private func save(_ source: any PageSource) throws(StoreError) {
         try writer.putting { () throws(StoreError) in
             // Pages put singly before this must not come after it.

@@ -1,0 +1,156 @@
+// Bringing one store up to another: the target gets the checkpoints that it lacks, each as a change of what it has.
+//
+// Invariants:
+// - Each checkpoint goes as a stream of its own and is durable in the target before the next one starts.
+// - When it is interrupted, what has come of the one under way is kept, and the next run goes on from there.
+// - At the source a checkpoint is deleted only when the target has it, durable, under its id.
+
+import CheckpointStore
+import Glibc
+import StoreFormat
+import Threading
+import Units
+
+/// How stores are brought up to each other.
+public struct SyncOptions: Sendable {
+    /// As many of the newest checkpoints stay at the source, the others are deleted there; nil: all stay.
+    public var keptAtSource: Int?
+    /// How much comes between two steps that make durable what has come.
+    public var stepBytes: ByteCount
+    public var parallelism: Int
+    /// Called with each checkpoint that starts, and with each that is there, by the calling thread.
+    public var event: (@Sendable (SyncEvent) -> Void)?
+    /// Called with the bytes of the stream under way, by the calling thread.
+    public var progress: (@Sendable (ByteCount) -> Void)?
+    public var cancellation: StreamCancellation?
+
+    public init(
+        keptAtSource: Int? = nil, stepBytes: ByteCount = .mebibytes(256), parallelism: Int = WriterOptions.defaultParallelism,
+        event: (@Sendable (SyncEvent) -> Void)? = nil, progress: (@Sendable (ByteCount) -> Void)? = nil, cancellation: StreamCancellation? = nil
+    ) {
+        precondition(keptAtSource ?? 0 >= 0 && parallelism >= 1)
+        self.keptAtSource = keptAtSource
+        self.stepBytes = stepBytes
+        self.parallelism = parallelism
+        self.event = event
+        self.progress = progress
+        self.cancellation = cancellation
+    }
+}
+
+/// What happens while stores are brought up to each other.
+public enum SyncEvent: Sendable {
+    /// A checkpoint is going to be copied.
+    case began(SendItem)
+    /// It is durable in the target.
+    case copied(SendItem, ReceiveReport)
+    /// It is gone at the source.
+    case deletedAtSource(CheckpointInfo)
+}
+
+/// What one pass did.
+public struct SyncReport: Sendable {
+    /// Checkpoints that the target got.
+    public var copied: [CheckpointInfo] = []
+    /// Those that were deleted at the source.
+    public var deleted: [CheckpointInfo] = []
+    /// Pages with content, and bytes of the streams.
+    public var writtenPages = PageCount.zero
+    public var streamBytes = ByteCount.zero
+}
+
+extension CheckpointStore {
+    /// Copies what `target` lacks, parents first, and deletes at this store what `options` let go. One pass; blocks.
+    ///
+    /// - Throws: what sending and receiving throw: `.exists` when another checkpoint of the target has the name of one of the source's.
+    ///   What was copied before is there.
+    public func copyCheckpoints(to target: CheckpointStore, options: SyncOptions = SyncOptions()) throws(StoreError) -> SyncReport {
+        var report = SyncReport()
+        let source = try snapshot()
+        let known = try target.snapshot()
+        var missing: StoreError?
+        let items = try source.sendItems { id in
+            do throws(StoreError) { return try known.find(id) != nil } catch {
+                missing = error
+                return true
+            }
+        }
+        if let missing { throw missing }
+        for item in items {
+            let item = try continued(item, source, target)
+            options.event?(.began(item))
+            let received = try StoreCopy(source: source, target: target, options: options).copy(item)
+            report.copied.append(item.checkpoint)
+            report.writtenPages += received.writtenPages
+            report.streamBytes += received.streamBytes
+            options.event?(.copied(item, received))
+        }
+        if let kept = options.keptAtSource { report.deleted = try letGo(keeping: kept, besides: target, options) }
+        return report
+    }
+
+    /// The item from where the target has it already.
+    private func continued(_ item: SendItem, _ source: Snapshot, _ target: CheckpointStore) throws(StoreError) -> SendItem {
+        let parts = try target.snapshot().partialCheckpoints()
+        guard let part = parts.first(where: { $0.checkpoint == item.checkpoint.id }) else { return item }
+        guard let base = part.base else { return SendItem(item.checkpoint, base: nil, start: part.position) }
+        guard let found = try source.find(base) else { return item }
+        return SendItem(item.checkpoint, base: found, start: part.position)
+    }
+
+    /// Deletes all but the newest checkpoints that the target has.
+    private func letGo(keeping count: Int, besides target: CheckpointStore, _ options: SyncOptions) throws(StoreError) -> [CheckpointInfo] {
+        let known = try target.snapshot()
+        var deleted: [CheckpointInfo] = []
+        for info in try snapshot().checkpointsInSendingOrder().dropLast(count) {
+            guard try known.find(info.id) != nil else { continue }
+            let result = try delete([info.name])
+            if let obstacle = result.obstacle { throw obstacle }
+            deleted.append(info)
+            options.event?(.deletedAtSource(info))
+        }
+        return deleted
+    }
+}
+
+/// One checkpoint on its way from thread to thread, through a pair of sockets: a pipe without a reader would end the process by a signal.
+private struct StoreCopy {
+    let source: Snapshot
+    let target: CheckpointStore
+    let options: SyncOptions
+
+    func copy(_ item: SendItem) throws(StoreError) -> ReceiveReport {
+        var ends: [Int32] = [0, 0]
+        let type = Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue)
+        guard unsafe socketpair(AF_UNIX, type, 0, &ends) == 0 else {
+            throw StoreError(.ioFailed, "can't connect two threads: \(unsafe String(cString: strerror(errno)))")
+        }
+        let (reading, writing) = (ends[0], ends[1])
+        let failure = Lock<StoreError?>(nil)
+        let (source, parallelism) = (source, options.parallelism)
+        let sender = PlainThread {
+            do throws(StoreError) {
+                _ = try source.send([item], to: writing, options: SendOptions(parallelism: parallelism))
+            } catch { failure.withLock { $0 = error } }
+            close(writing)
+        }
+        guard sender != nil else {
+            close(reading)
+            close(writing)
+            throw StoreError(.ioFailed, "the system has no thread to give")
+        }
+        let received = Result { () throws(StoreError) -> ReceiveReport in
+            try target.receive(
+                from: reading,
+                options: ReceiveOptions(
+                    stepBytes: options.stepBytes, parallelism: options.parallelism, progress: options.progress,
+                    cancellation: options.cancellation))
+        }
+        // The sender's next write finds that nobody reads any more.
+        close(reading)
+        sender?.join()
+        // A sender that failed has cut the stream; one that was cut says nothing that matters.
+        if case .failure(let error) = received, error.code == .cutStream, let cause = failure.withLock({ $0 }) { throw cause }
+        return try received.get()
+    }
+}

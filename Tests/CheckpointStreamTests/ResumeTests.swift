@@ -1,0 +1,167 @@
+// Streams that are cut, and gone on from.
+
+import CheckpointStore
+import CheckpointStream
+import FaultHarness
+import StoreFormat
+import StoreTesting
+import Testing
+import Units
+
+/// The items of a stream, from where the target says.
+private func remaining(_ items: [SendItem], _ target: Scene) throws -> [SendItem] {
+    var rest = items[...]
+    while let first = rest.first, (try? target.store.snapshot().checkpoint(first.checkpoint.id)) != nil { rest.removeFirst() }
+    if let first = rest.first, let part = try target.parts().first {
+        #expect(part.checkpoint == first.checkpoint.id && part.base == first.base?.id)
+        let token = try #require(ResumeToken(part.token.description))
+        rest[rest.startIndex].start = token.position
+    }
+    return Array(rest)
+}
+
+@Suite struct ResumeTests {
+    @Test func `a stream that is cut at any byte is gone on from, and ends as one that was not`() async throws {
+        try await onPlainThread {
+            let source = try Scene()
+            var random = SeededGenerator(seed: 21)
+            // Few pages in several spans and regions, so that every kind of frame is there and every byte is soon tried.
+            var ram = [UInt8](repeating: 0, count: 1600 * pageSize)
+            for page in [3, 600, 1100, 1599] {
+                let content = random.next().littleEndianBytes + [UInt8](repeating: 5, count: pageSize - 8)
+                ram.replaceSubrange(page * pageSize..<(page + 1) * pageSize, with: content)
+            }
+            try source.save("a", ["disk": (.disk, [UInt8](repeating: 3, count: 5000)), "ram": (.memory, ram)])
+            for page in [3, 700] { ram.replaceSubrange(page * pageSize..<page * pageSize + 1, with: [9]) }
+            ram.replaceSubrange(1100 * pageSize..<1101 * pageSize, with: [UInt8](repeating: 0, count: pageSize))
+            ram.replaceSubrange(600 * pageSize..<601 * pageSize, with: [UInt8](repeating: 0, count: pageSize))
+            try source.save("b", parent: "a", labels: ["k": "v"], ["cpu": (.state, [1, 2, 3]), "ram": (.memory, ram)])
+            let items = [SendItem(try source.info("a"), base: nil), SendItem(try source.info("b"), base: try source.info("a"))]
+            let stream = try source.stream(items)
+            let whole = try Scene()
+            try whole.receive(stream)
+            var kept = Set<StreamPosition>()
+            let target = try Scene()
+            for cut in 0..<stream.count {
+                guard let error = try target.refusal(stream[..<cut]) else { throw Mismatch("cut at \(cut): taken") }
+                guard error.code == .cutStream else { throw Mismatch("cut at \(cut): \(error)") }
+                let names = try target.store.snapshot().names().filter { !Names.isPartial($0) }
+                guard names == [] || names == ["a"] else { throw Mismatch("cut at \(cut): \(names)") }
+                for part in try target.parts() { kept.insert(part.position) }
+                try target.receive(try source.stream(try remaining(items, target)))
+                guard try target.store.snapshot().names() == ["a", "b"] else { throw Mismatch("cut at \(cut): a part is left") }
+                for name in ["a", "b"] {
+                    try target.requireSame(name, as: source)
+                    guard try target.info(name).newPages == whole.info(name).newPages else { throw Mismatch("cut at \(cut): other counts") }
+                    guard try target.info(name).storedBytes == whole.info(name).storedBytes else { throw Mismatch("cut at \(cut): other sizes") }
+                }
+                if cut % 200 == 0 { try target.requireSound() }
+                try target.store.delete(["a", "b"])
+            }
+            // Parts ended behind every frame with pages.
+            #expect(kept.count >= 6, "\(kept.count)")
+        }
+    }
+
+    @Test func `a stream that is cut again and again comes through, by steps and by parts`() async throws {
+        let seed = testSeed()
+        try await onPlainThread {
+            let source = try Scene(size: .mebibytes(256))
+            var random = SeededGenerator(seed: seed)
+            var ram = (0..<4000).flatMap { _ in makePage(&random) }
+            try source.save("a", ["ram": (.memory, ram)])
+            for _ in 0..<800 {
+                let page = random.below(4000)
+                ram.replaceSubrange(page * pageSize..<(page + 1) * pageSize, with: makePage(&random))
+            }
+            try source.save("b", parent: "a", ["ram": (.memory, ram)])
+            let items = [SendItem(try source.info("a"), base: nil), SendItem(try source.info("b"), base: try source.info("a"))]
+            let target = try Scene(size: .mebibytes(256))
+            var rounds = 0
+            while true {
+                let rest = try remaining(items, target)
+                if rest.isEmpty { break }
+                rounds += 1
+                let stream = try source.stream(rest, parallelism: 2)
+                let cut = rounds < 12 ? random.below(stream.count + 1) : stream.count
+                let error = try target.refusal(stream[..<cut], ReceiveOptions(stepBytes: .kibibytes(300), parallelism: 2))
+                guard error == nil || error?.code == .cutStream else { throw Mismatch("seed \(seed): \(String(describing: error))") }
+                try target.requireSound()
+            }
+            for name in ["a", "b"] { try target.requireSame(name, as: source) }
+            guard try target.store.snapshot().names() == ["a", "b"] else { throw Mismatch("seed \(seed): a part is left") }
+            #expect(rounds > 1)
+        }
+    }
+
+    @Test func `a part can be dropped, and the store is as it was`() async throws {
+        try await onPlainThread {
+            let (source, stream) = try Self.threeSpans()
+            let target = try Scene()
+            try target.save("own", ["ram": (.memory, [UInt8](repeating: 1, count: pageSize))])
+            #expect(try target.refusal(stream[..<(stream.count - 100)])?.code == .cutStream)
+            let part = try #require(try target.parts().first)
+            #expect(part.name == "a" && part.base == nil && part.origin == source.store.uuid && part.info.isPartial)
+            #expect(try target.store.discardPartialCheckpoints().map(\.checkpoint) == [part.checkpoint])
+            #expect(try target.store.snapshot().names() == ["own"])
+            try target.store.requireEqual(target.model)
+            // What the token says is not there any more.
+            let late = [SendItem(try source.info("a"), base: nil, start: part.position)]
+            #expect(try target.refusal(try source.stream(late))?.code == .outOfOrder)
+            try target.receive(stream)
+            try target.requireSame("a", as: source)
+        }
+    }
+
+    @Test func `a stream that starts again does not lose what has come further`() async throws {
+        try await onPlainThread {
+            let (source, stream) = try Self.threeSpans()
+            let target = try Scene()
+            #expect(try target.refusal(stream[..<(stream.count - 100)])?.code == .cutStream)
+            let far = try #require(try target.parts().first?.position)
+            let small = ReceiveOptions(stepBytes: .kibibytes(1), parallelism: 1)
+            #expect(try target.refusal(stream[..<(stream.count / 2)], small)?.code == .cutStream)
+            #expect(try target.parts().map(\.position) == [far])
+            // It may also come to its end without it.
+            try target.receive(stream, small)
+            try target.requireSame("a", as: source)
+            #expect(try target.store.snapshot().names() == ["a"])
+        }
+    }
+
+    @Test func `a damaged stream leaves the steps before it, and nothing else`() async throws {
+        try await onPlainThread {
+            let (source, stream) = try Self.threeSpans()
+            let target = try Scene()
+            var damaged = stream
+            damaged[stream.count - 200] ^= 4
+            #expect(try target.refusal(damaged)?.code == .damagedStream)
+            #expect(try target.parts().isEmpty && target.store.snapshot().names().isEmpty)
+            let error = try #require(try target.refusal(damaged, ReceiveOptions(stepBytes: .kibibytes(1), parallelism: 1)))
+            let part = try #require(try target.parts().first)
+            #expect(error.code == .damagedStream && error.remedy.contains(part.token.description))
+            try target.receive(try source.stream([SendItem(try source.info("a"), base: nil, start: part.position)]))
+            try target.requireSame("a", as: source)
+        }
+    }
+
+    @Test func `a token that was copied wrongly is no token`() {
+        let token = ResumeToken(
+            checkpoint: CheckpointID(0x1234_5678_9ABC_DEF0), base: CheckpointID(7), position: StreamPosition(region: 3, page: PageIndex(1024)))
+        let text = token.description
+        #expect(ResumeToken(text) == token)
+        for index in text.indices {
+            var wrong = text
+            wrong.replaceSubrange(index...index, with: text[index] == "1" ? "2" : "1")
+            #expect(ResumeToken(wrong) == nil)
+        }
+        for wrong in ["", "ck1", text + " ", text.uppercased(), "ck1-\(CheckpointID(7))-0-0-0-00000000"] { #expect(ResumeToken(wrong) == nil) }
+    }
+
+    private static func threeSpans() throws -> (Scene, [UInt8]) {
+        let source = try Scene()
+        var random = SeededGenerator(seed: 22)
+        try source.save("a", ["ram": (.memory, (0..<1536).flatMap { _ in makePage(&random) })])
+        return (source, try source.stream([("a", nil)]))
+    }
+}
