@@ -1,6 +1,7 @@
 // The forms that arguments have: sizes, R=FILE, KEY=VALUE.
 
 import ArgumentParser
+import CheckpointStore
 import Units
 
 /// A size in bytes, as people write it: 4096, 64K, 2M, 8G, 1T; 0x1000 for addresses.
@@ -81,5 +82,33 @@ struct LabelArgument {
         }
         key = String(text[..<equals])
         value = String(text[text.index(after: equals)...])
+    }
+}
+
+/// A label to look for, written KEY or KEY=VALUE.
+struct LabelFilter {
+    var rule: RetentionPolicy.LabelRule
+
+    init(parsing text: String) throws {
+        let parts = text.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+        guard let key = parts.first, !key.isEmpty else {
+            throw ValidationError("'\(text)' is not a label. Write KEY or KEY=VALUE, for example reason=upgrade.")
+        }
+        rule = RetentionPolicy.LabelRule(key: String(key), value: parts.count > 1 ? String(parts[1]) : nil)
+    }
+
+    func matches(_ info: CheckpointInfo) -> Bool { rule.matches(info.labels) }
+}
+
+/// A length of time, written 90s, 30m, 24h, 7d or 2w.
+struct Age {
+    var nanoseconds: UInt64
+
+    init(parsing text: String) throws {
+        let lengths: [Character: UInt64] = ["s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800]
+        guard let unit = text.last, let length = lengths[unit], text.dropLast().allSatisfy({ $0.isASCII && $0.isNumber }),
+            let count = UInt64(text.dropLast()), count > 0, count <= UInt64.max / length / 1_000_000_000
+        else { throw ValidationError("'\(text)' is not a length of time. Write a number with s, m, h, d or w: 24h.") }
+        nanoseconds = count * length * 1_000_000_000
     }
 }

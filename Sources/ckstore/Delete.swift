@@ -9,7 +9,8 @@ struct Delete: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Delete checkpoints: all that are named, or none.",
         discussion: """
-            What other checkpoints share with them stays. Works on a full store too.
+            What other checkpoints share with them stays. Works on a full store too. A checkpoint that a moving name leads \
+            to stays until that is moved or removed (`ckstore name`), but for `latest`, which goes back to the one before.
 
             Example:
               ckstore delete vm.ck monday tuesday
@@ -26,10 +27,10 @@ struct Delete: ParsableCommand {
         let result = try store.delete(names)
         let freed = UInt64(result.freedSegments) * UInt64(store.geometry.segmentSize)
         let object = Result(
-            deleted: result.deleted, freedSegments: result.freedSegments, freedBytes: freed,
+            deleted: result.deleted, freedSegments: result.freedSegments, freedBytes: freed, nodesRead: result.nodesRead,
             obstacle: result.obstacle.map(FailureObject.init))
         if let obstacle = result.obstacle {
-            standardError("ckstore: deleted, but no space was freed: what is still needed can't be told. \(obstacle)\n")
+            standardError("ckstore: deleted, but not all of the space was freed: what is still needed can't be told. \(obstacle)\n")
         }
         try output.report(object, summary: "deleted \(result.deleted.map(printable).joined(separator: ", ")), freed \(readable(ByteCount(freed)))\n")
         if let obstacle = result.obstacle { throw ExitCode(ExitStatus.code(for: obstacle)) }
@@ -39,7 +40,9 @@ struct Delete: ParsableCommand {
         var deleted: [String]
         var freedSegments: Int
         var freedBytes: UInt64
-        /// Why nothing could be freed; absent when all is well.
+        /// Index blocks that were read to find out what nobody else needs.
+        var nodesRead: Int
+        /// Why some space could not be freed; absent when all is well.
         var obstacle: FailureObject?
     }
 }

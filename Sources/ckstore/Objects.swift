@@ -49,6 +49,9 @@ struct CheckpointObject: Encodable {
     var parentID: String?
     /// Absent when the parent has been deleted.
     var parentName: String?
+    /// The nearest ancestor that is still in the lineage, and the names that lead to the checkpoint: from `list`.
+    var lineageParentID: String?
+    var references: [String]?
     var groupID: String?
     var labels: [String: String]
     var regions: [RegionObject]

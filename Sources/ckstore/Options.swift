@@ -66,3 +66,10 @@ struct JobsOption: ParsableArguments {
 
     var value: Int { jobs ?? min(WriterOptions.defaultParallelism, Self.most) }
 }
+
+/// Names that a new checkpoint takes over.
+struct PointOption: ParsableArguments {
+    @Option(
+        help: ArgumentHelp("Point this name that moves at the new checkpoint, in the same step; may be repeated.", valueName: "name"))
+    var point: [String] = []
+}

@@ -23,6 +23,7 @@ struct Save: ParsableCommand {
             Example:
               ckstore save vm.ck mon --memory ram=guest.mem --state devices=vm.state
               ckstore save vm.ck tue --parent mon --inherit --memory ram=guest.mem
+              ckstore save vm.ck wed --parent latest --memory ram=guest.mem --point stable
               zcat hd.img.gz | ckstore save vm.ck disk1 --disk vda=- --label from=gz
             """)
 
@@ -47,6 +48,7 @@ struct Save: ParsableCommand {
     var inherit = false
     @Option(help: ArgumentHelp("A label; may be repeated.", valueName: "key=value"), transform: { try LabelArgument(parsing: $0) })
     var label: [LabelArgument] = []
+    @OptionGroup var point: PointOption
     @OptionGroup var jobs: JobsOption
     @OptionGroup var output: OutputOptions
 
@@ -71,7 +73,8 @@ struct Save: ParsableCommand {
         let total = lengths.contains { $0 == nil } ? nil : lengths.reduce(ByteCount.zero) { $0 + ($1 ?? .zero) }
         let progress = Progress(isShown: output.showsProgress, total: total)
         let info = try save(inputs, store, progress)
-        let result = SaveResult(info, parentName: parent, elapsedSeconds: progress.elapsedSeconds)
+        let parentName = try store.snapshot().parentName(of: info)
+        let result = SaveResult(info, parentName: parentName, elapsedSeconds: progress.elapsedSeconds)
         try output.report(result, summary: result.summary)
     }
 
@@ -88,7 +91,7 @@ struct Save: ParsableCommand {
     ) throws(StoreError) -> CheckpointInfo {
         defer { progress.clear() }
         let labels = Dictionary(uniqueKeysWithValues: label.map { ($0.key, $0.value) })
-        let options = WriterOptions(parallelism: jobs.value, labels: labels) { done in progress.update(done.bytes) }
+        let options = WriterOptions(parallelism: jobs.value, labels: labels, references: point.point) { done in progress.update(done.bytes) }
         let writer = try store.begin(name, parent: parent, options: options)
         defer { writer.abort() }
         Interruption.setCancel { writer.cancel() }

@@ -59,6 +59,9 @@ struct Verify: ParsableCommand {
         var checkpointCount: Int
         var verifiedBlocks: Int
         var verifiedBytes: UInt64
+        /// What counts as alive though nothing reaches it.
+        var lostPages: UInt64
+        var lostBytes: UInt64
         var damages: [DamageObject]
 
         init(_ report: VerifyReport, medium: String) {
@@ -68,6 +71,8 @@ struct Verify: ParsableCommand {
             checkpointCount = report.checkpointCount
             verifiedBlocks = report.blocks
             verifiedBytes = report.bytes.rawValue
+            lostPages = report.lostPages.rawValue
+            lostBytes = report.lostBytes.rawValue
             damages = report.damages.map { damage in
                 DamageObject(
                     checkpoint: damage.checkpoint, region: damage.region, pages: damage.pages.map(PageRangeObject.init),
@@ -80,7 +85,8 @@ struct Verify: ParsableCommand {
                 "\(counted(checkpointCount, "checkpoint")), \(readable(ByteCount(verifiedBytes))) in "
                 + counted(verifiedBlocks, "block")
             guard isSound else { return "\(medium): \(counted(damages.count, "damaged place")) (looked at \(read))\n" }
-            return "\(medium): sound (\(read))\n"
+            let lost = lostPages + lostBytes == 0 ? "" : "; \(lostPages) pages and \(readable(ByteCount(lostBytes))) of index are counted as alive and not reached"
+            return "\(medium): sound (\(read))\(lost)\n"
         }
     }
 }

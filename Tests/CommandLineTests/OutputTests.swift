@@ -81,7 +81,11 @@ import Testing
             "storedBytesPerSecond", "totalPages", "unchangedPages", "zeroPages",
         ])
     try box.expect(0, "save", box.store, "two", "--parent", "one", "--disk", "d=\(path)", "--quiet")
-    try fields("list", box.store, names: ["checkpoints", "generation", "medium"])
+    try fields("list", box.store, names: ["checkpoints", "deletedMembers", "generation", "medium"])
+    try fields("name", "set", box.store, "stable", "one", names: ["checkpoint", "checkpointID", "name"])
+    try fields("name", "list", box.store, names: ["names"])
+    try fields("name", "remove", box.store, "stable", names: ["removed"])
+    try fields("prune", box.store, "--keep-last", "2", "--dry-run", names: ["deleted", "freedBytes", "isDryRun", "kept"])
     try fields(
         "show", box.store, "two",
         names: [
@@ -101,11 +105,11 @@ import Testing
         ])
     try fields(
         "verify", box.store,
-        names: ["checkpointCount", "damages", "generation", "isSound", "medium", "verifiedBlocks", "verifiedBytes"])
+        names: ["checkpointCount", "damages", "generation", "isSound", "lostBytes", "lostPages", "medium", "verifiedBlocks", "verifiedBytes"])
     try fields(
         "restore", box.store, "two", "--all", box.file("out"),
         names: ["checkpoint", "elapsedSeconds", "logicalBytes", "logicalBytesPerSecond", "regions"])
-    try fields("delete", box.store, "one", "two", names: ["deleted", "freedBytes", "freedSegments"])
+    try fields("delete", box.store, "one", "two", names: ["deleted", "freedBytes", "freedSegments", "nodesRead"])
     try fields(
         "resize", box.store, "32M", names: ["earlierSegmentCount", "medium", "segmentBytes", "segmentCount", "sizeBytes"])
 }

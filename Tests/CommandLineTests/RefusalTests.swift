@@ -22,7 +22,10 @@ import Testing
         ["save", box.store, "x", "--memory", "a=\(file)", "--label", "a=1", "--label", "a=2"],
         ["save", box.store, "x", "--memory", "a/b=\(file)"], ["save", box.store, "", "--memory", "a=\(file)"],
         ["restore", box.store, "x"], ["restore", box.store, "x", "--region", "a=-", "--all", "d"],
-        ["delete", box.store], ["list", box.store, "--generation", "old"],
+        ["delete", box.store], ["list", box.store, "--generation", "old"], ["list", box.store, "--limit", "0"],
+        ["prune", box.store], ["prune", box.store, "--keep-last", "0"], ["prune", box.store, "--keep-within", "soon"],
+        ["prune", box.store, "--keep-label", "=x"], ["name", "set", box.store, "latest", "x"], ["name", "set", box.store, "a/b", "x"],
+        ["save", box.store, "latest", "--memory", "a=\(file)"], ["save", box.store, "x", "--memory", "a=\(file)", "--point", "latest"],
     ]
     for arguments in wrong {
         let outcome = try box.run(arguments)
@@ -41,7 +44,7 @@ import Testing
     let box = try Sandbox()
     let help = try box.expect(0, "--help").text
     for text in ["Exit codes:", "--generate-completion-script", "corrupt", "no space"] { #expect(help.contains(text)) }
-    for command in ["create", "resize", "save", "restore", "list", "show", "info", "verify", "delete", "read"] {
+    for command in ["create", "resize", "save", "restore", "list", "show", "info", "verify", "delete", "read", "prune"] {
         let text = try box.expect(0, command, "--help").text
         #expect(text.contains("ckstore \(command) vm.ck"), "\(command)")
         #expect(text.contains("--json"), "\(command)")

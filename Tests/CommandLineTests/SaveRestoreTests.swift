@@ -118,7 +118,7 @@ import Testing
     // Without its parent it still reads as a whole.
     try box.expect(0, "delete", box.store, "one")
     #expect(try box.expect(0, "restore", box.store, "two", "--region", "ram=-").output == memory)
-    #expect(try box.expect(0, "list", box.store).text.contains("(deleted)"))
+    #expect(try box.expect(0, "list", box.store, "--flat").text.contains("(deleted)"))
 }
 
 @Test func `regions that are not named are taken over where that is asked for`() throws {

@@ -123,6 +123,15 @@ struct CrashProgramme: Sendable {
         #expect(report.isReplay || report.imageCount > (ProgrammeSize.isQuick ? 200 : 5_000))
     }
 
+    @Test func `branches, deletions in any order and names that move survive a power cut`() async throws {
+        let report = try await onPlainThread {
+            let programme = CrashProgramme(name: "branching", plan: Self.plan(random: 120), recoveryPeriod: ProgrammeSize.recoveryPeriod)
+            return try programme.explore((1...(ProgrammeSize.isQuick ? 2 : 4)).flatMap { sequences(of: $0, from: StoreOperation.branching) })
+        }
+        print("crash points of a branching store: \(report)")
+        #expect(report.isReplay || report.imageCount > (ProgrammeSize.isQuick ? 200 : 20_000))
+    }
+
     @Test func `persistent memory may evict any line at any time`() async throws {
         let report = try await onPlainThread {
             var plan = CrashExplorer.Plan()

@@ -208,7 +208,7 @@ func readThroughFaults(_ defects: EngineDefects) throws {
     store.close()
     for number in 0..<count {
         let device = earlier.fork()
-        let step = Step(StoreOperation.allCases[number % 5], on: BaseStore.old.model)
+        let step = Step(StoreOperation.common[number % 5], on: BaseStore.old.model)
         let somewhere = MediumOffset(reachable[random.below(reachable.count)].lowerBound / 4096 * 4096)
         if number % 2 == 0 {
             let effects: [FaultEffect] = [.lose, .misdirect(to: somewhere), .duplicate(to: somewhere), .flipBits(2, seed: UInt64(number))]

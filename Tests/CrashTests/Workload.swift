@@ -14,8 +14,15 @@ import StoreTesting
 import Units
 
 /// What a workload is made of.
-enum StoreOperation: CaseIterable, Sendable {
+enum StoreOperation: Sendable {
     case saveFull, saveIncremental, saveEmpty, delete, commitGroup, grow
+    /// Saves over any checkpoint, deletes any two, moves a name to any.
+    case branch, deleteAny, point
+
+    /// Of which every sequence is tried.
+    static let common: [StoreOperation] = [.saveFull, .saveIncremental, .saveEmpty, .delete, .commitGroup, .grow]
+    /// What makes the lineage branch, and tombstones come and go.
+    static let branching: [StoreOperation] = [.branch, .deleteAny, .point, .commitGroup]
 }
 
 /// What a store holds.
@@ -23,10 +30,27 @@ struct StoreModel: Sendable {
     var checkpoints: [String: ModelCheckpoint] = [:]
     /// Names, oldest first.
     var order: [String] = []
+    /// What each was saved over, deleted ones included.
+    var parents: [String: String] = [:]
+    /// Names that move, and the checkpoints that they lead to.
+    var references: [String: String] = [:]
     var serial = 0
     var random: SeededGenerator
 
     init(seed: UInt64) { random = SeededGenerator(seed: seed) }
+
+    /// Those that no name keeps from being deleted, oldest first.
+    var deletable: [String] { order.filter { references[StoreModel.movedName] != $0 } }
+    static let movedName = "moved"
+
+    mutating func remove(_ name: String) {
+        checkpoints[name] = nil
+        order.removeAll { $0 == name }
+        guard references["latest"] == name else { return }
+        var ancestor = parents[name]
+        while let next = ancestor, checkpoints[next] == nil { ancestor = parents[next] }
+        references["latest"] = ancestor
+    }
 }
 
 /// One checkpoint to be saved.
@@ -77,16 +101,24 @@ struct Step: Sendable {
             addFull()
             addIncremental(over: before.order.last)
         case .grow: break
+        case .branch: addIncremental(over: pick(after.order.filter { after.checkpoints[$0]?["ram"] != nil }))
+        case .deleteAny:
+            for _ in 0..<2 { if let name = pick(after.deletable) { delete(name) } }
+        case .point: after.references[StoreModel.movedName] = pick(after.order)
         }
     }
 
     /// Does it. Returns when it is acknowledged.
     func perform(on store: CheckpointStore) throws {
         switch operation {
-        case .saveFull, .saveIncremental, .saveEmpty: try saves[0].begin(on: store).commit()
+        case .saveFull, .saveIncremental, .saveEmpty, .branch: try saves[0].begin(on: store).commit()
         case .commitGroup: try store.commit(saves.map { try $0.begin(on: store) })
-        case .delete:
+        case .delete, .deleteAny:
+            guard !doomed.isEmpty else { return }
             if let obstacle = try store.delete(doomed).obstacle { throw obstacle }
+        case .point:
+            guard let name = after.references[StoreModel.movedName] else { return }
+            try store.setReference(StoreModel.movedName, to: name)
         case .grow: try store.resize(to: store.medium.size + Step.growth)
         }
     }
@@ -118,13 +150,20 @@ struct Step: Sendable {
         saves.append(save)
         after.checkpoints[save.name] = regions
         after.order.append(save.name)
+        after.parents[save.name] = save.parent
+        after.references["latest"] = save.name
     }
 
     private mutating func deleteOldest() {
-        doomed = Array(after.order.prefix(1))
-        for name in doomed { after.checkpoints[name] = nil }
-        after.order.removeAll { doomed.contains($0) }
+        if let oldest = after.deletable.first { delete(oldest) }
     }
+
+    private mutating func delete(_ name: String) {
+        doomed.append(name)
+        after.remove(name)
+    }
+
+    private mutating func pick(_ names: [String]) -> String? { names.isEmpty ? nil : names[after.random.below(names.count)] }
 }
 
 /// A store to start from.
@@ -167,9 +206,9 @@ struct BaseStore: Sendable {
 }
 
 /// All sequences of operations of a length.
-func sequences(of length: Int) -> [[StoreOperation]] {
+func sequences(of length: Int, from operations: [StoreOperation] = StoreOperation.common) -> [[StoreOperation]] {
     guard length > 0 else { return [[]] }
-    return sequences(of: length - 1).flatMap { prefix in StoreOperation.allCases.map { prefix + [$0] } }
+    return sequences(of: length - 1, from: operations).flatMap { prefix in operations.map { prefix + [$0] } }
 }
 
 /// What must be true of any store after any crash or fault.
@@ -196,12 +235,17 @@ struct StoreCheck: Sendable {
         return found
     }
 
-    /// Which of the two allowed states the store is in, by its names; `grow` leaves them as they were.
+    /// Which of the two allowed states the store is in, by its names, those that move included; `grow` leaves them as they were.
     func state(of store: CheckpointStore) throws -> StoreModel {
-        let names = Set(try store.snapshot().names())
-        if names == Set(step.after.order) { return step.after }
-        guard names == Set(step.before.order) else {
-            throw Mismatch("checkpoints \(names.sorted()), neither \(step.before.order) nor \(step.after.order)")
+        let snapshot = try store.snapshot()
+        let names = Set(try snapshot.names())
+        var references: [String: String] = [:]
+        for reference in try snapshot.references() { references[reference.name] = try snapshot.checkpoint(reference.checkpoint).name }
+        if names == Set(step.after.order), references == step.after.references { return step.after }
+        guard names == Set(step.before.order), references == step.before.references else {
+            throw Mismatch(
+                "checkpoints \(names.sorted()) and names \(references), neither \(step.before.order) and \(step.before.references) "
+                    + "nor \(step.after.order) and \(step.after.references)")
         }
         if isAcknowledged { throw Mismatch("\(step.operation) was acknowledged and is gone") }
         return step.before

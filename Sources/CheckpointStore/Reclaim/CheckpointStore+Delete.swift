@@ -21,6 +21,13 @@ public struct DeleteResult: Sendable {
     /// Set when the checkpoints are gone but some of their space is not free: part of what they or their relatives have can't be read, so
     /// that what is still needed is unknown, or the freed space could not be given back.
     public var obstacle: StoreError?
+
+    mutating func add(_ other: DeleteResult) {
+        deleted += other.deleted
+        freedSegments += other.freedSegments
+        nodesRead += other.nodesRead
+        obstacle = obstacle ?? other.obstacle
+    }
 }
 
 extension CheckpointStore {
@@ -33,6 +40,29 @@ extension CheckpointStore {
     ///   deleted then), `.busy` when another process deletes or compacts for too long.
     @discardableResult
     public func delete(_ names: [String]) throws(StoreError) -> DeleteResult {
+        try delete { transaction throws(StoreError) in try doomed(names, transaction) }
+    }
+
+    /// Deletes those of `ids` that are still there and that no name keeps.
+    func delete(_ ids: [CheckpointID]) throws(StoreError) -> DeleteResult {
+        try delete { transaction throws(StoreError) in
+            let kept = Set(try transaction.lineageTree.references().map(\.id))
+            var doomed: [Doomed] = []
+            for id in ids where !kept.contains(id) {
+                guard let value = try catalogValue(of: id, in: transaction.base) else { continue }
+                doomed.append(Doomed(id: id, name: try readRecord(value, id: id).name))
+            }
+            return doomed
+        }
+    }
+
+    /// A checkpoint to be deleted.
+    private struct Doomed {
+        var id: CheckpointID
+        var name: String
+    }
+
+    private func delete(_ choose: (CommitTransaction) throws(StoreError) -> [Doomed]) throws(StoreError) -> DeleteResult {
         var result = DeleteResult(deleted: [], freedSegments: 0, nodesRead: 0, obstacle: nil)
         var claims: [SegmentIndex] = []
         try underReclaimLock { () throws(StoreError) in
@@ -40,9 +70,9 @@ extension CheckpointStore {
             let generation = try commit { transaction throws(StoreError) in
                 transaction.mayUseReserve = true
                 let reader = NodeReader(blocks(in: transaction.base))
-                for (id, name) in try doomed(names, transaction) {
-                    result.deleted.append(name)
-                    let obstacle = try delete(id, name, transaction, reader)
+                for doomed in try choose(transaction) {
+                    result.deleted.append(doomed.name)
+                    let obstacle = try delete(doomed.id, doomed.name, transaction, reader)
                     result.obstacle = result.obstacle ?? obstacle
                 }
                 claims = try transaction.freeEmptied()
@@ -61,10 +91,8 @@ extension CheckpointStore {
     }
 
     /// Who is meant by `names`, each once.
-    private func doomed(
-        _ names: [String], _ transaction: CommitTransaction
-    ) throws(StoreError) -> [(id: CheckpointID, name: String)] {
-        var doomed: [(id: CheckpointID, name: String)] = []
+    private func doomed(_ names: [String], _ transaction: CommitTransaction) throws(StoreError) -> [Doomed] {
+        var doomed: [Doomed] = []
         let references = try transaction.lineageTree.references().filter { $0.name != Reference.latest }
         for name in names {
             guard let id = try checkpointID(of: name, in: transaction.base) else { throw noCheckpoint(name) }
@@ -75,7 +103,7 @@ extension CheckpointStore {
                     remedy: "Move that name to another checkpoint (`ckstore name set`) or remove it (`ckstore name remove`) first.",
                     medium: medium.name, checkpoint: name)
             }
-            doomed.append((id, try catalogName(of: id, called: name, in: transaction.base)))
+            doomed.append(Doomed(id: id, name: try catalogName(of: id, called: name, in: transaction.base)))
         }
         return doomed
     }

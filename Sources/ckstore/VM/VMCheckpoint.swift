@@ -55,6 +55,7 @@ struct VMCheckpoint: ParsableCommand {
     var noDiskTracking = false
     @Option(help: ArgumentHelp("A label; may be repeated.", valueName: "key=value"), transform: { try LabelArgument(parsing: $0) })
     var label: [LabelArgument] = []
+    @OptionGroup var point: PointOption
     @OptionGroup var jobs: JobsOption
     @OptionGroup var output: OutputOptions
 
@@ -68,7 +69,7 @@ struct VMCheckpoint: ParsableCommand {
         let store = try target.open(.readWrite)
         defer { store.close() }
         let labels = Dictionary(label.map { ($0.key, $0.value) }) { _, last in last }
-        let data = StoreBackedDataStore(store, options: WriterOptions(parallelism: jobs.value, labels: labels))
+        let data = StoreBackedDataStore(store, options: WriterOptions(parallelism: jobs.value, labels: labels, references: point.point))
         let parentName = latest ? try data.latest() : parent
         let request = CheckpointRequest(
             name: name, parent: parentName, engine: engine, monitorPath: qmp, overlayFolder: overlays,
