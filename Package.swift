@@ -42,6 +42,9 @@ let package = Package(
         .systemLibrary(name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
         .systemLibrary(name: "CBlkid", pkgConfig: "blkid", providers: [.apt(["libblkid-dev"])]),
         .systemLibrary(name: "CNBD", pkgConfig: "libnbd", providers: [.apt(["libnbd-dev"])]),
+        // File systems in user space: libfuse, and a read-only one on it.
+        .systemLibrary(name: "CFUSE", pkgConfig: "fuse3", providers: [.apt(["libfuse3-dev"])]),
+        .target(name: "CStoreMount", dependencies: ["CFUSE"], cSettings: shim),
         // The memory of other processes: descriptors taken over, userfaultfd, page scans.
         .target(name: "CLiveMemory", cSettings: shim),
         .target(name: "CNBDLog", cSettings: shim),
@@ -62,6 +65,10 @@ let package = Package(
         .target(name: "StoreFormat", dependencies: ["Units", "PageCodec"], swiftSettings: strict),
         .target(
             name: "CheckpointStore", dependencies: ["Units", "Threading", "Media", "PageCodec", "StoreFormat", "CLinux"],
+            swiftSettings: strict),
+        // Checkpoints as files and folders, read where they are.
+        .target(
+            name: "StoreMount", dependencies: ["CheckpointStore", "StoreFormat", "CStoreMount", "CLinux", "Threading", "Units"],
             swiftSettings: strict),
         // Live checkpoints: the half that faces the store, and what restoring shares between engines.
         .target(
@@ -135,7 +142,7 @@ let package = Package(
         .executableTarget(
             name: "ckstore",
             dependencies: [
-                "CheckpointStore", "Media", "Units", "PageCodec", "StoreFormat", "CLinux",
+                "CheckpointStore", "Media", "Units", "PageCodec", "StoreFormat", "CLinux", "StoreMount", "CStoreMount",
                 "CheckpointCore", "MachineMemory", "LiveCheckpoint", "Rollback", "CLiveBench", "QMP", "MigrationStream", "LiveMemory", "DiskCapture", "QEMUEngine", "Threading",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Histogram", package: "hdrhistogram-swift"),

@@ -46,7 +46,7 @@ struct CKStoreCommand: ParsableCommand {
             CommandGroup(
                 name: "Checkpoints",
                 subcommands: [
-                    Save.self, Restore.self, List.self, Show.self, Read.self, Diff.self, Export.self, Delete.self,
+                    Save.self, Restore.self, List.self, Show.self, Read.self, Diff.self, Mount.self, Export.self, Delete.self,
                 ]),
             CommandGroup(name: "Virtual machines", subcommands: [VM.self]),
         ])

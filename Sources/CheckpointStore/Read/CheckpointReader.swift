@@ -259,7 +259,7 @@ public final class RegionReader: Sendable {
         return pointer
     }
 
-    private func innerNode(
+    func innerNode(
         _ pointer: BlockPointer, firstPage: PageIndex, level: UInt8
     ) throws(StoreError) -> InnerNode {
         if let known = cache.withLock({ $0.inner[firstPage]?[level] }) { return known }
@@ -275,7 +275,7 @@ public final class RegionReader: Sendable {
         return node
     }
 
-    private func withDecoder<R>(_ body: (RunDecoder) throws(StoreError) -> R) throws(StoreError) -> R {
+    func withDecoder<R>(_ body: (RunDecoder) throws(StoreError) -> R) throws(StoreError) -> R {
         let decoder = Handed(cache.withLock { $0.decoders.popLast() } ?? RunDecoder(store: store)).value
         defer { cache.withLock { $0.decoders.append(decoder) } }
         return try body(decoder)

@@ -10,8 +10,8 @@ import Units
 
 /// The private memory of one reading thread. Confined to one thread at a time.
 final class RunDecoder {
-    private let store: CheckpointStore
-    private let stored = AlignedBuffer(count: PageRunHeader.maximumLength)
+    let store: CheckpointStore
+    let stored = AlignedBuffer(count: PageRunHeader.maximumLength)
     private let decoded = AlignedBuffer(count: pagesPerRun * pageSize)
 
     init(store: CheckpointStore) { self.store = store }
@@ -77,7 +77,7 @@ final class RunDecoder {
         return isRow ? first : nil
     }
 
-    private func decode(
+    func decode(
         _ payload: UnsafeRawBufferPointer, _ codec: RunCodec, into target: UnsafeMutableRawBufferPointer, total: Int,
         _ pointer: BlockPointer
     ) throws(StoreError) {
