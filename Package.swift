@@ -171,6 +171,10 @@ let package = Package(
             name: "CrashWriter", dependencies: ["CheckpointStore", "StoreTesting", "FaultHarness", "Media", "Units"],
             path: "Tests/CrashWriter", swiftSettings: strict),
 
+        .testTarget(
+            name: "StoreMountTests",
+            dependencies: ["StoreMount", "CheckpointStore", "StoreTesting", "FaultHarness", "QEMUTesting", "QMP", "Media", "Units"],
+            swiftSettings: strict),
         .testTarget(name: "MediaTests", dependencies: ["Media", "Units"], swiftSettings: strict),
         .testTarget(
             name: "StoreFormatTests", dependencies: ["StoreFormat", "PageCodec", "Units"], swiftSettings: strict),

@@ -16,9 +16,10 @@ struct MountPoint: Sendable {
     /// - Throws: `.notFound`, `.invalidInput`, `.busy`, `.permission`, `.ioFailed`.
     init(_ path: String) throws(StoreError) {
         switch unsafe ck_is_mount_point(path) {
-        case 1: throw StoreError(.busy, "something is mounted on \(path) already", remedy: "Unmount it (`umount \(path)`), or choose another directory.")
+        // The kernel may still know attributes of a mount that has died; it can't open it.
+        case 1 where !Self.hasDied(path): throw StoreError(.busy, "something is mounted on \(path) already", remedy: "Unmount it (`umount \(path)`), or choose another directory.")
         case 0: break
-        case -ENOTCONN:
+        case 1, -ENOTCONN, -ECONNABORTED:
             throw StoreError(
                 .busy, "\(path) is a mount whose process has ended",
                 remedy: "Take it off with `fusermount3 -u \(path)` (or `umount \(path)`), then try again.")
@@ -29,6 +30,12 @@ struct MountPoint: Sendable {
         self.path = unsafe String(cString: absolute)
         try Self.requireEmptyFolder(self.path)
         try Self.requireDevice()
+    }
+
+    private static func hasDied(_ path: String) -> Bool {
+        guard let folder = unsafe opendir(path) else { return errno == ENOTCONN || errno == ECONNABORTED }
+        unsafe closedir(folder)
+        return false
     }
 
     private static func requireEmptyFolder(_ path: String) throws(StoreError) {
