@@ -35,8 +35,10 @@ static void on_init(void *context, struct fuse_conn_info *connection) {
     (void)context;
     /* Requests are small, and what is read lies in memory: splicing costs more than it saves. */
     connection->want &= ~(unsigned)(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
-    connection->want |= connection->capable & (FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS |
-                                               FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO);
+    /* Attributes always come with names: they cost nothing here, and asking for them one by one a great deal. */
+    connection->want &= ~(unsigned)FUSE_CAP_READDIRPLUS_AUTO;
+    connection->want |= connection->capable &
+                        (FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS);
     connection->max_background = 64;
     connection->congestion_threshold = 48;
 }
