@@ -142,7 +142,7 @@ let package = Package(
         .executableTarget(
             name: "ckstore",
             dependencies: [
-                "CheckpointStore", "Media", "Units", "PageCodec", "StoreFormat", "CLinux", "StoreMount", "CStoreMount",
+                "CheckpointStore", "Media", "Units", "PageCodec", "StoreFormat", "CLinux", "StoreMount",
                 "CheckpointCore", "MachineMemory", "LiveCheckpoint", "Rollback", "CLiveBench", "QMP", "MigrationStream", "LiveMemory", "DiskCapture", "QEMUEngine", "Threading",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Histogram", package: "hdrhistogram-swift"),

@@ -2,6 +2,7 @@
 //
 // Invariant: what is the same is said once, however often the kernel asks again; memory for that is bounded.
 
+import CStoreMount
 import CheckpointStore
 import Threading
 
@@ -13,6 +14,9 @@ public final class MountLog: Sendable {
 
     /// - Parameter write: takes one line, without its end; called by several threads.
     public init(_ write: @escaping @Sendable (String) -> Void) { self.write = write }
+
+    /// A log that goes to the system's.
+    public static func system() -> MountLog { MountLog { line in unsafe ck_log_to_system(line) } }
 
     /// Says what went wrong, unless it has been said.
     func add(_ error: StoreError) { add(error.description) }

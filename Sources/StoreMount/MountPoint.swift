@@ -17,7 +17,9 @@ struct MountPoint: Sendable {
     init(_ path: String) throws(StoreError) {
         switch unsafe ck_is_mount_point(path) {
         // The kernel may still know attributes of a mount that has died; it can't open it.
-        case 1 where !Self.hasDied(path): throw StoreError(.busy, "something is mounted on \(path) already", remedy: "Unmount it (`umount \(path)`), or choose another directory.")
+        case 1 where !Self.hasDied(path):
+            throw StoreError(
+                .busy, "something is mounted on \(path) already", remedy: "Unmount it (`umount \(path)`), or choose another directory.")
         case 0: break
         case 1, -ENOTCONN, -ECONNABORTED:
             throw StoreError(
@@ -51,7 +53,8 @@ struct MountPoint: Sendable {
             }
             guard name == "." || name == ".." else {
                 throw StoreError(
-                    .invalidInput, "\(path) is not empty: a mount would hide what is in it", remedy: "Make an empty directory and mount on that.")
+                    .invalidInput, "\(path) is not empty: a mount would hide what is in it",
+                    remedy: "Make an empty directory and mount on that.")
             }
         }
     }
@@ -86,7 +89,8 @@ struct MountPoint: Sendable {
         switch unsafe ck_unmount(path, detach) {
         // Not mounted any more: somebody else was faster.
         case 0, -EINVAL, -ENOENT: return
-        case -EBUSY: throw StoreError(.busy, "\(path) is in use", remedy: "Close the files in it; `fuser -vm \(path)` shows who has some open.")
+        case -EBUSY:
+            throw StoreError(.busy, "\(path) is in use", remedy: "Close the files in it; `fuser -vm \(path)` shows who has some open.")
         case let status: throw Self.error("unmount \(path)", -status)
         }
     }

@@ -84,7 +84,9 @@ final class MountedFolder: Sendable {
 
     /// All entries of the folder.
     func entries() -> [FolderEntry] {
-        var entries = regions.enumerated().map { FolderEntry(name: $1.name, inode: .region(number, $0), nanoseconds: info.createdNanoseconds) }
+        var entries = regions.enumerated().map {
+            FolderEntry(name: $1.name, inode: .region(number, $0), nanoseconds: info.createdNanoseconds)
+        }
         if hasDescription {
             entries.append(
                 FolderEntry(name: StoreMount.descriptionName, inode: .description(number), nanoseconds: info.createdNanoseconds))

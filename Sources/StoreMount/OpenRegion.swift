@@ -124,7 +124,7 @@ final class OpenRegion: Sendable {
     func data(from offset: UInt64) throws(StoreError) -> UInt64? {
         guard offset < length else { return nil }
         var page = PageIndex(offset / UInt64(pageSize))
-        while let span = try pages.reader(of: self).nextSpan(from: SpanIndex(of: page)), span.firstPage.rawValue < region.pageCount.rawValue {
+        while page.rawValue < region.pageCount.rawValue, let span = try pages.reader(of: self).nextSpan(from: SpanIndex(of: page)) {
             let wanted = places(from: max(page, span.firstPage), in: span)
             if let layout = try pages.layout(of: span, self), let found = layout.data(among: wanted).first {
                 return max(offset, (span.firstPage + PageCount(found.lowerBound)).rawValue * UInt64(pageSize))

@@ -60,8 +60,8 @@ public struct MountOptions: Sendable {
     /// Mounts `store`. When this returns, the file system can be used.
     ///
     /// The store must stay open until `wait` has returned. `describe` makes the content of `checkpoint.json`.
-    /// - Throws: `.notFound` where there is no such checkpoint; `.notFound`, `.invalidInput`, `.busy`, `.permission`, `.ioFailed` where the directory can't be mounted on; what
-    ///   reading the store throws. Nothing is mounted then.
+    /// - Throws: `.notFound` where there is no such checkpoint; `.notFound`, `.invalidInput`, `.busy`, `.permission`, `.ioFailed` where
+    ///   the directory can't be mounted on; what reading the store throws. Nothing is mounted then.
     public init(
         _ store: CheckpointStore, _ options: MountOptions, log: MountLog,
         describe: @escaping @Sendable (Snapshot, CheckpointInfo) throws(StoreError) -> [UInt8]

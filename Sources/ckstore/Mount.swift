@@ -5,8 +5,6 @@
 // - The process that serves it opens the store itself: no thread and no lock is shared with the one that was started by hand.
 
 import ArgumentParser
-import CLinux
-import CStoreMount
 import CheckpointCore
 import CheckpointStore
 import Glibc
@@ -21,15 +19,15 @@ struct Mount: ParsableCommand {
         abstract: "Show checkpoints as folders and files, without restoring them.",
         discussion: """
             DIR gets a folder for each checkpoint, with a file for each region: memory, disks and states, readable at any offset and \
-            mappable, for any program. `checkpoint.json` in each folder is what `ckstore show --json` prints. Nothing can be written. Only what \
-            is read is decoded; every byte is verified on the way, and what is damaged is an I/O error (the log names checkpoint, region and \
-            pages). Zero pages are holes; times are those of the checkpoints.
+            mappable, for any program. `checkpoint.json` in each folder is what `ckstore show --json` prints. Nothing can be written. Only \
+            what is read is decoded; every byte is verified on the way, and what is damaged is an I/O error (the log names checkpoint, \
+            region and pages). Zero pages are holes; times are those of the checkpoints.
 
             The command returns when DIR can be used; a process in the background serves it until it is unmounted, with `umount DIR` \
             or `fusermount3 -u DIR`, or by SIGTERM. With --foreground, Ctrl-C unmounts.
 
-            A mount shows the checkpoints of the moment it was made, and keeps them readable: what is deleted meanwhile gives its space back \
-            when the mount ends. With --follow it shows new checkpoints within a second, and holds the space of deleted ones only \
+            A mount shows the checkpoints of the moment it was made, and keeps them readable: what is deleted meanwhile gives its space \
+            back when the mount ends. With --follow it shows new checkpoints within a second, and holds the space of deleted ones only \
             while a file of theirs is open. Messages of the background process go to the system's log, or to --log.
 
             Example:
@@ -90,9 +88,12 @@ struct Mount: ParsableCommand {
             inNewSession: true)
         writing.close()
         guard let generation = Self.readReady(reading.number) else {
-            // It has said what is wrong.
-            guard case .exited(let code) = try child.wait(timeoutMilliseconds: nil) else { throw ExitCode(ExitStatus.failed) }
-            throw ExitCode(code == 0 ? ExitStatus.failed : code)
+            // It has said what is wrong, unless it was killed.
+            let status = try child.wait(timeoutMilliseconds: nil)
+            if case .exited(let code) = status, code != 0 { throw ExitCode(code) }
+            throw EngineError(
+                .exited, "the process that was to serve the mount has ended: \(status?.description ?? "-")",
+                remedy: "Try --foreground, which shows more.", place: directory)
         }
         try reportMounted(generation: generation, process: child.pid)
     }
@@ -145,10 +146,10 @@ struct Mount: ParsableCommand {
     private func announce(_ mount: StoreMount, _ ready: OwnedDescriptor) throws {
         let null = OwnedDescriptor(owning: unsafe open("/dev/null", O_RDWR | O_CLOEXEC))
         guard null.number >= 0, unsafe chdir("/") == 0 else { throw systemError("open", "/dev/null") }
+        for standard in Int32(0)...2 { dup2(null.number, standard) }
         let status = unsafe withUnsafeBytes(of: mount.generation.rawValue) { unsafe writeAll(ready.number, $0) }
         guard status == 0 else { throw BrokenPipe() }
         ready.close()
-        for standard in Int32(0)...2 { dup2(null.number, standard) }
     }
 
     /// The content of `checkpoint.json`: what `show --json` prints.
@@ -160,10 +161,7 @@ struct Mount: ParsableCommand {
     }
 
     private func openLog() throws -> MountLog {
-        let isBackground = readyDescriptor != nil
-        guard let log else {
-            return MountLog { line in if isBackground { unsafe ck_log_to_system(line) } else { standardError("ckstore: \(line)\n") } }
-        }
+        guard let log else { return readyDescriptor == nil ? MountLog { standardError("ckstore: \($0)\n") } : .system() }
         let file = OwnedDescriptor(owning: unsafe open(log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0o600))
         guard file.number >= 0 else { throw systemError("open", log) }
         return MountLog { line in

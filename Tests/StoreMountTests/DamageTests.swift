@@ -36,22 +36,31 @@ struct DamageTests {
                     let file = try OpenedFile(scene.path(checkpoint, "ram"))
                     // All at once first: nothing behind a failed page may have been made up, nor kept by the kernel.
                     let all = try file.read(at: 0, bytes.count)
-                    guard all.count <= broken.lowerBound * pageSize, all == Array(bytes[..<all.count]) else { throw Mismatch("\(all.count) bytes at once") }
+                    guard all.count <= broken.lowerBound * pageSize, all == Array(bytes[..<all.count]) else {
+                    throw Mismatch("\(all.count) bytes at once")
+                }
                     for page in 0..<1024 {
                         let range = page * pageSize..<(page + 1) * pageSize
                         let found = try? file.read(at: range.lowerBound, pageSize)
-                        guard found == (broken.contains(page) ? nil : Array(bytes[range])) else { throw Mismatch("page \(page) of \(checkpoint)") }
+                        let expected = broken.contains(page) ? nil : Array(bytes[range])
+                        guard found == expected else { throw Mismatch("page \(page) of \(checkpoint)") }
                     }
                 }
                 #expect(try OpenedFile(scene.path("one", "other")).read(at: 0, 100_000) == content(100_000, seed: 4))
                 let lines = scene.log
                 for checkpoint in ["one", "two"] {
-                    let its = lines.filter { $0.contains("checkpoint \(checkpoint), region ram, pages \(broken.lowerBound)..<\(broken.upperBound)") }
+                    let place = "checkpoint \(checkpoint), region ram, pages \(broken.lowerBound)..<\(broken.upperBound)"
+                    let its = lines.filter { $0.contains(place) }
                     #expect(its.count == 1, "\(lines)")
                 }
                 #expect(lines.count == 2, "\(lines)")
                 // The tools that people use see it too.
                 #expect(try scene.tool("cat", scene.path("one", "ram")).exitCode == 1)
+                let mapping = "import mmap, sys; f = open(sys.argv[1], 'rb'); print(mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)[int(sys.argv[2])])"
+                for page in [broken.lowerBound - 1, broken.lowerBound, broken.upperBound - 1, broken.upperBound] {
+                    let outcome = try scene.tool("python3", "-c", mapping, scene.path("one", "ram"), "\(page * pageSize)")
+                    #expect(broken.contains(page) ? outcome.signal == SIGBUS : outcome.text == "\(bytes[page * pageSize])\n", "\(outcome)")
+                }
             }
         }
     }
@@ -83,7 +92,8 @@ struct DamageTests {
                 }
                 let span = try #require(failed.first) / pagesPerSpan
                 #expect(failed == Array(span * pagesPerSpan..<(span + 1) * pagesPerSpan))
-                #expect(scene.log.count == 1 && scene.log[0].contains("checkpoint one, region ram, pages \(span * 512)..<\((span + 1) * 512)"), "\(scene.log)")
+                let place = "checkpoint one, region ram, pages \(span * pagesPerSpan)..<\((span + 1) * pagesPerSpan)"
+                #expect(scene.log.count == 1 && scene.log[0].contains(place), "\(scene.log)")
                 #expect(try OpenedFile(scene.path("two", "ram")).read(at: 0, 5000) == content(5000, seed: 1))
             }
         }

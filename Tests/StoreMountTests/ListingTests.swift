@@ -44,8 +44,8 @@ struct ListingTests {
                     let number = random.below(count)
                     #expect(try OpenedFile(scene.path("checkpoint-\(number)", "state")).read(at: 0, 100) == Array(number.description.utf8))
                 }
-                let status = String(decoding: try #require(FileManager.default.contents(atPath: "/proc/\(process)/status")), as: UTF8.self)
-                print(status.split(separator: "\n").filter { $0.hasPrefix("VmHWM") || $0.hasPrefix("VmRSS") })
+                print("memory at most \(try peakMemory(of: process)) bytes")
+                #expect(try peakMemory(of: process) < .mebibytes(200))
             }
         }
     }

@@ -97,7 +97,8 @@ extension RegionReader {
 
     /// What is wrong with a page that its run does not have.
     package func missing(_ page: PageIndex, in run: BlockPointer) -> StoreError {
-        placed(checkpoint.snapshot.store.misplaced(run, "it does not have a page that the index says it has"), pages: page..<page + PageCount(1))
+        let error = checkpoint.snapshot.store.misplaced(run, "it does not have a page that the index says it has")
+        return placed(error, pages: page..<page + PageCount(1))
     }
 
     private var end: PageIndex { PageIndex(record.pageCount.rawValue) }
@@ -135,8 +136,8 @@ extension Snapshot {
     /// How much space the store has. O(1).
     package var space: StoreSpace {
         let size = UInt64(slot.geometry.segmentSize)
-        let taken = min(UInt64(slot.usedSegments) + UInt64(slot.reserveSegments), UInt64(slot.geometry.segmentCount))
-        return StoreSpace(
-            total: ByteCount(UInt64(slot.geometry.segmentCount) * size), free: ByteCount((UInt64(slot.geometry.segmentCount) - taken) * size))
+        let count = UInt64(slot.geometry.segmentCount)
+        let taken = min(UInt64(slot.usedSegments) + UInt64(slot.reserveSegments), count)
+        return StoreSpace(total: ByteCount(count * size), free: ByteCount((count - taken) * size))
     }
 }

@@ -116,6 +116,13 @@ func isRunning(_ process: pid_t) -> Bool {
     return state.map { !$0.contains(") Z ") } ?? false
 }
 
+/// The most memory that a process has had.
+func peakMemory(of process: pid_t) throws -> ByteCount {
+    let status = String(decoding: try #require(FileManager.default.contents(atPath: "/proc/\(process)/status")), as: UTF8.self)
+    let line = try #require(status.split(separator: "\n").first { $0.hasPrefix("VmHWM") })
+    return .kibibytes(try #require(line.split(whereSeparator: \.isWhitespace).dropFirst().first.flatMap { UInt64($0) }))
+}
+
 /// An open file, read by system calls so that nothing is buffered.
 final class OpenedFile {
     let descriptor: Int32
