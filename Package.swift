@@ -68,7 +68,7 @@ let package = Package(
             swiftSettings: strict),
         // Checkpoints as files and folders, read where they are.
         .target(
-            name: "StoreMount", dependencies: ["CheckpointStore", "StoreFormat", "CStoreMount", "CLinux", "Threading", "Units"],
+            name: "StoreMount", dependencies: ["CheckpointStore", "StoreFormat", "CStoreMount", "Threading", "Units"],
             swiftSettings: strict),
         // Live checkpoints: the half that faces the store, and what restoring shares between engines.
         .target(

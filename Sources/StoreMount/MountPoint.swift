@@ -2,7 +2,6 @@
 //
 // Invariant: a failure says what the place is and what would make it good.
 
-import CLinux
 import CStoreMount
 import CheckpointStore
 import Glibc

@@ -1,6 +1,5 @@
 // Programs that know nothing of checkpoints work on mounted ones.
 
-import CheckpointCore
 import CheckpointStore
 import FaultHarness
 import Foundation
