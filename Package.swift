@@ -43,6 +43,9 @@ let package = Package(
         .systemLibrary(name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
         .systemLibrary(name: "CBlkid", pkgConfig: "blkid", providers: [.apt(["libblkid-dev"])]),
         .systemLibrary(name: "CNBD", pkgConfig: "libnbd", providers: [.apt(["libnbd-dev"])]),
+        // File systems in user space: libfuse, and a read-only one on it.
+        .systemLibrary(name: "CFUSE", pkgConfig: "fuse3", providers: [.apt(["libfuse3-dev"])]),
+        .target(name: "CStoreMount", dependencies: ["CFUSE"], cSettings: shim),
         // The memory of other processes: descriptors taken over, userfaultfd, page scans.
         .target(name: "CLiveMemory", cSettings: shim),
         .target(name: "CNBDLog", cSettings: shim),
@@ -68,6 +71,10 @@ let package = Package(
         .target(
             name: "CheckpointStream",
             dependencies: ["CheckpointStore", "StoreFormat", "PageCodec", "Media", "Threading", "Units"], swiftSettings: strict),
+        // Checkpoints as files and folders, read where they are.
+        .target(
+            name: "StoreMount", dependencies: ["CheckpointStore", "StoreFormat", "CStoreMount", "Threading", "Units"],
+            swiftSettings: strict),
         // Live checkpoints: the half that faces the store, and what restoring shares between engines.
         .target(
             name: "CheckpointCore",
@@ -140,7 +147,7 @@ let package = Package(
         .executableTarget(
             name: "ckstore",
             dependencies: [
-                "CheckpointStore", "CheckpointStream", "Media", "Units", "PageCodec", "StoreFormat", "CLinux",
+                "CheckpointStore", "CheckpointStream", "StoreMount", "Media", "Units", "PageCodec", "StoreFormat", "CLinux",
                 "CheckpointCore", "MachineMemory", "LiveCheckpoint", "Rollback", "CLiveBench", "QMP", "MigrationStream", "LiveMemory", "DiskCapture", "QEMUEngine", "Threading",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
@@ -169,6 +176,10 @@ let package = Package(
             name: "CrashWriter", dependencies: ["CheckpointStore", "StoreTesting", "FaultHarness", "Media", "Units"],
             path: "Tests/CrashWriter", swiftSettings: strict),
 
+        .testTarget(
+            name: "StoreMountTests",
+            dependencies: ["StoreMount", "CheckpointStore", "StoreTesting", "FaultHarness", "QEMUTesting", "QMP", "Media", "Units"],
+            swiftSettings: strict),
         .testTarget(name: "MediaTests", dependencies: ["Media", "Units"], swiftSettings: strict),
         .testTarget(
             name: "StoreFormatTests", dependencies: ["StoreFormat", "PageCodec", "Units"], swiftSettings: strict),

@@ -46,7 +46,7 @@ struct CKStoreCommand: ParsableCommand {
             CommandGroup(
                 name: "Checkpoints",
                 subcommands: [
-                    Save.self, Restore.self, List.self, Show.self, Read.self, Diff.self, Export.self, Name.self, Delete.self, Prune.self,
+                    Save.self, Restore.self, List.self, Show.self, Read.self, Diff.self, Mount.self, Export.self, Name.self, Delete.self, Prune.self,
                 ]),
             CommandGroup(name: "Between stores", subcommands: [Send.self, Receive.self, Sync.self]),
             CommandGroup(name: "Virtual machines", subcommands: [VM.self]),

@@ -15,11 +15,14 @@ enum StandardOutput {
     }
 
     /// A JSON value with sorted keys, indented for people who watch.
-    static func write(json value: some Encodable) throws {
+    static func write(json value: some Encodable) throws { try write(text(json: value, isPretty: isTerminal(1))) }
+
+    /// A JSON value as it is printed, the line ended.
+    static func text(json value: some Encodable, isPretty: Bool) throws -> String {
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
-        if isTerminal(1) { encoder.outputFormatting.insert(.prettyPrinted) }
-        try write(String(decoding: try encoder.encode(value), as: UTF8.self) + "\n")
+        if isPretty { encoder.outputFormatting.insert(.prettyPrinted) }
+        return String(decoding: try encoder.encode(value), as: UTF8.self) + "\n"
     }
 
     static func write(_ bytes: UnsafeRawBufferPointer) throws {

@@ -261,7 +261,7 @@ public final class RegionReader: Sendable {
         return pointer
     }
 
-    private func innerNode(
+    func innerNode(
         _ pointer: BlockPointer, firstPage: PageIndex, level: UInt8
     ) throws(StoreError) -> InnerNode {
         if let known = cache.withLock({ $0.inner[firstPage]?[level] }) { return known }

@@ -10,8 +10,8 @@ import Units
 
 /// The private memory of one reading thread. Confined to one thread at a time.
 final class RunDecoder {
-    private let blocks: BlockReader
-    private let stored = AlignedBuffer(count: PageRunHeader.maximumLength)
+    let blocks: BlockReader
+    let stored = AlignedBuffer(count: PageRunHeader.maximumLength)
     private let decoded = AlignedBuffer(count: pagesPerRun * pageSize)
 
     init(_ blocks: BlockReader) { self.blocks = blocks }
@@ -116,7 +116,7 @@ final class RunDecoder {
         return isRow ? first : nil
     }
 
-    private func decode(
+    func decode(
         _ payload: UnsafeRawBufferPointer, _ codec: RunCodec, into target: UnsafeMutableRawBufferPointer, total: Int,
         _ pointer: BlockPointer
     ) throws(StoreError) {
