@@ -32,6 +32,8 @@ public struct StoreInfo: Sendable {
     public var deadBytes: ByteCount
     /// Bytes that new checkpoints can fill, the reserve not counted.
     public var freeBytes: ByteCount
+    /// The segments that are in use, ascending.
+    public var segments: [SegmentInfo]
 
     /// Everything reachable.
     public var liveBytes: ByteCount { runBytes + indexBytes + catalogBytes }
@@ -51,17 +53,21 @@ extension CheckpointStore {
             checkpointCount: Int(slot.checkpointCount), features: slot.featureNames.map(\.name),
             usedSegments: Int(slot.usedSegments), reserveSegments: Int(slot.reserveSegments), logicalBytes: .zero,
             nonZeroBytes: .zero, runBytes: .zero, indexBytes: .zero, catalogBytes: .zero, sharedBytes: .zero, deadBytes: .zero,
-            freeBytes: .zero)
-        try countTrees(slot, &info)
-        try countSegments(slot, &info)
+            freeBytes: .zero, segments: [])
+        let reachable = try countTrees(slot, &info)
+        try countSegments(slot, reachable, &info)
         return info
     }
 
-    private func countTrees(_ slot: Slot, _ info: inout StoreInfo) throws(StoreError) {
+    /// Counts what checkpoints reach. Returns how many bytes of each segment that is.
+    private func countTrees(_ slot: Slot, _ info: inout StoreInfo) throws(StoreError) -> [SegmentIndex: UInt64] {
         var (runs, index, shared) = (UInt64(0), UInt64(0), UInt64(0))
+        var reachable: [SegmentIndex: UInt64] = [:]
         var walk = TreeWalk(store: self, reportsSharing: true) { pointer, _, isShared in
             let bytes = UInt64(roundUp(Int(pointer.storedLength), to: blockAlignment))
-            if isShared { shared += bytes } else if pointer.kind == .run { runs += bytes } else { index += bytes }
+            if isShared { return shared += bytes }
+            if pointer.kind == .run { runs += bytes } else { index += bytes }
+            reachable[pointer.segment, default: 0] += bytes
         }
         for (id, value) in try catalogValues(in: slot) {
             try walk.walk(value, id: id)
@@ -73,9 +79,12 @@ extension CheckpointStore {
         info.runBytes = ByteCount(runs)
         info.indexBytes = ByteCount(index)
         info.sharedBytes = ByteCount(shared)
+        return reachable
     }
 
-    private func countSegments(_ slot: Slot, _ info: inout StoreInfo) throws(StoreError) {
+    private func countSegments(
+        _ slot: Slot, _ reachable: [SegmentIndex: UInt64], _ info: inout StoreInfo
+    ) throws(StoreError) {
         var table = TableReader(store: self, slot: slot)
         var committed: UInt64 = 0
         var number: UInt64 = 0
@@ -84,11 +93,12 @@ extension CheckpointStore {
                 number += UInt64(TableReader.fanOut)
                 continue
             }
-            for entry in leaf.entries where entry.isUsed {
+            for (index, entry) in leaf.entries.enumerated() where entry.isUsed {
+                let segment = SegmentIndex(number + UInt64(index))
+                let summary = SegmentInfo(segment, entry, reachableBytes: reachable[segment] ?? 0)
                 committed += UInt64(entry.committedLength)
-                if entry.segmentClass == .catalog {
-                    info.catalogBytes += ByteCount(UInt64(entry.live) * UInt64(blockAlignment))
-                }
+                if entry.segmentClass == .catalog { info.catalogBytes += summary.liveBytes }
+                info.segments.append(summary)
             }
             number += UInt64(TableReader.fanOut)
         }

@@ -30,9 +30,10 @@ extension RegionReader {
         let stores = (checkpoint.snapshot.store, older.checkpoint.snapshot.store)
         precondition(stores.0 === stores.1, "the checkpoints must be in one store")
         let walk = TreeComparison(store: stores.0, older: older.record, newer: record)
-        try walk.compare(
-            TreePlace(older.record.root, level: older.record.depth), TreePlace(record.root, level: record.depth),
-            span: SpanIndex(UInt64(0)), progress, body)
+        try walk.run { (a, b, span) throws(StoreError) in
+            try walk.compareSpan(a, b, span, body)
+            progress?(SpanIndex(span.rawValue + 1).firstPage)
+        }
     }
 }
 
@@ -47,28 +48,33 @@ private struct TreePlace {
     }
 }
 
-/// Walks two trees side by side.
-private struct TreeComparison {
-    typealias Body = (Range<PageIndex>, PageDifference) throws(StoreError) -> Void
+/// Walks two trees side by side, and goes down where they differ.
+struct TreeComparison {
+    /// What is called with each span that has different leaves, or a leaf in one tree only.
+    typealias SpanBody = (_ older: BlockPointer?, _ newer: BlockPointer?, SpanIndex) throws(StoreError) -> Void
     let store: CheckpointStore
-    let older: RegionRecord
+    /// Nil: all that is in the newer tree differs.
+    let older: RegionRecord?
     let newer: RegionRecord
+    /// Called with each inner node that is in the newer tree only.
+    var innerNode: ((BlockPointer) -> Void)?
+
+    /// Compares the whole trees, spans in ascending order.
+    func run(_ body: SpanBody) throws(StoreError) {
+        try compare(
+            TreePlace(older?.root, level: older?.depth ?? 0), TreePlace(newer.root, level: newer.depth), span: SpanIndex(UInt64(0)), body)
+    }
 
     /// Compares what both have below nodes that start with `span`. The taller one is gone down first; nothing lies right of the other's.
-    func compare(
-        _ a: TreePlace, _ b: TreePlace, span: SpanIndex, _ progress: ((PageIndex) -> Void)?, _ body: Body
-    ) throws(StoreError) {
+    private func compare(_ a: TreePlace, _ b: TreePlace, span: SpanIndex, _ body: SpanBody) throws(StoreError) {
         guard a.pointer != nil || b.pointer != nil, a.pointer != b.pointer else { return }
         let level = max(a.pointer == nil ? 0 : a.level, b.pointer == nil ? 0 : b.level)
-        guard level > 0 else {
-            try compareSpan(a.pointer, b.pointer, span, body)
-            progress?(SpanIndex(span.rawValue + 1).firstPage)
-            return
-        }
-        let (ofA, ofB) = (try children(a, of: older, level, span), try children(b, of: newer, level, span))
+        guard level > 0 else { return try body(a.pointer, b.pointer, span) }
+        if let pointer = b.pointer, b.level == level { innerNode?(pointer) }
+        let (ofA, ofB) = (try children(a, of: older ?? newer, level, span), try children(b, of: newer, level, span))
         for index in 0..<PageTree.fanout {
             let start = SpanIndex(span.rawValue + UInt64(index) * PageTable.spansPerChild(level: level))
-            try compare(ofA(index), ofB(index), span: start, progress, body)
+            try compare(ofA(index), ofB(index), span: start, body)
         }
     }
 
@@ -82,8 +88,11 @@ private struct TreeComparison {
         return { TreePlace(node.children[$0], level: level - 1) }
     }
 
-    private func compareSpan(_ a: BlockPointer?, _ b: BlockPointer?, _ span: SpanIndex, _ body: Body) throws(StoreError) {
-        let mapA = try a.map { pointer throws(StoreError) in try store.readSpan(pointer, of: older, span: span) } ?? .empty
+    /// Reports the pages of one span that differ.
+    fileprivate func compareSpan(
+        _ a: BlockPointer?, _ b: BlockPointer?, _ span: SpanIndex, _ body: (Range<PageIndex>, PageDifference) throws(StoreError) -> Void
+    ) throws(StoreError) {
+        let mapA = try a.map { pointer throws(StoreError) in try store.readSpan(pointer, of: older ?? newer, span: span) } ?? .empty
         let mapB = try b.map { pointer throws(StoreError) in try store.readSpan(pointer, of: newer, span: span) } ?? .empty
         var run: (start: Int, kind: PageDifference)?
         for page in 0...pagesPerSpan {
