@@ -8,16 +8,16 @@ import CheckpointStore
 import Units
 
 /// The lineage of the checkpoints that a report shows.
-struct Lineage {
-    private(set) var nodes: [LineageNode] = []
+package struct Lineage {
+    package private(set) var nodes: [LineageNode] = []
     /// For each checkpoint, its nearest ancestor that is shown.
-    private(set) var parents: [Int?]
+    package private(set) var parents: [Int?]
     private var places: [CheckpointID: Int] = [:]
 
     /// - Parameters:
     ///   - shown: the checkpoints of the report.
     ///   - hidden: those that are in the store, but older.
-    init(shown: [CheckpointInfo], hidden: Set<CheckpointID>, tombstones: [CheckpointID: CheckpointID?]) {
+    package init(shown: [CheckpointInfo], hidden: Set<CheckpointID>, tombstones: [CheckpointID: CheckpointID?]) {
         parents = Array(repeating: nil, count: shown.count)
         let numbers = Dictionary(uniqueKeysWithValues: shown.enumerated().map { ($0.element.id, $0.offset) })
         var parentOf = tombstones
