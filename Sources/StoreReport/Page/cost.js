@@ -97,7 +97,8 @@ function drawCost() {
     context.stroke();
   }});
   const ratios = checkpoints.map(one => (one.newPages ? costOf(one) / (one.newPages * pageBytes) : null));
-  chart("cost-ratio", {base: 10, most: largest(ratios.map(value => value ?? 0), 0.1), label: value => value.toFixed(2), paint: (context, x, y, step) => {
+  const worst = largest(ratios.map(value => value ?? 0), 0.1);
+  chart("cost-ratio", {base: 10, most: worst, label: value => value.toFixed(2), paint: (context, x, y, step) => {
     context.fillStyle = index;
     ratios.forEach((value, at) => {
       if (value === null) return;
@@ -113,12 +114,14 @@ function drawCost() {
 function noteCost(isLog, total, raw, [runs, index, soft]) {
   const store = data.store;
   const live = store.runBytes + store.indexBytes + store.catalogBytes;
-  byId("cost-note").textContent = `${bytes(total)} for ${bytes(raw)} of new pages${raw ? ` (${(total / raw).toFixed(2)} of them)` : ""}; `
+  const each = raw ? ` (${(total / raw).toFixed(2)} for each byte)` : "";
+  byId("cost-note").textContent = `${bytes(total)} stored for ${bytes(raw)} of new pages${each}; `
     + `used space is ${live ? ((live + store.deadBytes) / live).toFixed(2) : "–"} times what is live`;
   byId("cost-legend").replaceChildren(swatch(runs, "page runs"), swatch(index, "index"), swatch(soft, "new pages, unpacked"),
     ...(isLog ? [make("li", {}, make("small", {}, "left chart: logarithmic scale"))] : []));
   for (const id of ["cost-each", "cost-sum", "cost-ratio"]) {
-    byId(id).setAttribute("aria-label", `${byId(id).closest("figure").querySelector("figcaption").textContent}. ${byId("cost-note").textContent}`);
+    const title = byId(id).closest("figure").querySelector("figcaption").textContent;
+    byId(id).setAttribute("aria-label", `${title}. ${byId("cost-note").textContent}`);
   }
 }
 

@@ -91,27 +91,30 @@ function heatLabels(context, figures, top, down, across, width) {
 function noteHeat(figures) {
   const hot = figures.total.filter(value => value > 0).length;
   byId("heat-note").textContent = `${data.regions[state.region].name}: `
-    + `${counted(figures.members.length, "checkpoint")} ${state.allBranches ? "of all branches" : "up to the chosen one"}, the oldest on top; `
-    + `${percent(hot / figures.columns)} of the addresses ever changed`;
+    + `${counted(figures.members.length, "checkpoint")} ${state.allBranches ? "of all branches" : "up to the chosen one"}, `
+    + `the oldest on top; ${percent(hot / figures.columns)} of the addresses ever changed`;
   byId("heat-map").setAttribute("aria-label", `Changes by address and checkpoint. ${byId("heat-note").textContent}`);
   byId("heat-legend").replaceChildren(rampKey(rampColours("heat"), "few pages changed", "all"),
     swatch(variable("--cell-none"), "unchanged"), swatch(variable("--cell-same"), "whole map, nothing to compare with"));
 }
 
+const heatRange = column => `${address(column * heatView.pages)} – ${address((column + 1) * heatView.pages)}`;
+
 const heatCell = ({row, column}) => {
-  const {members, perRow, grid, pages} = heatView;
+  const {members, perRow, grid} = heatView;
   const [first, last] = [members[row * perRow], members[Math.min(members.length, (row + 1) * perRow) - 1]];
   const who = first === last ? checkpoints[first].name : `${checkpoints[first].name} … ${checkpoints[last].name}`;
-  return `${who}\n${address(column * pages)} – ${address((column + 1) * pages)}\n${counted(grid[row][column], "page change")}`;
+  return `${who}\n${heatRange(column)}\n${counted(grid[row][column], "page change")}`;
 };
 
 function setUpHeat() {
   byId("heat-all").addEventListener("change", event => update({allBranches: event.target.checked}));
   const refill = tableOnDemand("heat-table", () => ({
     columns: [["Addresses"], ["Page changes", true], ["Checkpoints that changed it", true]],
-    rows: [...heatView.total.keys()].filter(column => heatView.total[column] > 0).sort((a, b) => heatView.total[b] - heatView.total[a]).slice(0, 50)
-      .map(column => [`${address(column * heatView.pages)} – ${address((column + 1) * heatView.pages)}`, whole(heatView.total[column]),
-        whole(heatView.grid.filter(row => row[column] > 0).length)]),
+    rows: [...heatView.total.keys()].filter(column => heatView.total[column] > 0)
+      .sort((a, b) => heatView.total[b] - heatView.total[a]).slice(0, 50).map(column => [
+        heatRange(column), whole(heatView.total[column]), whole(heatView.grid.filter(row => row[column] > 0).length),
+      ]),
   }));
   views.push(() => { drawHeat(); refill(); });
   explore(byId("heat-map"), byId("heat-cell"), {
@@ -121,7 +124,8 @@ function setUpHeat() {
     },
     move: (place, dx, dy) => {
       const now = place ?? {row: 0, column: 0};
-      return {row: Math.max(0, Math.min(heatView.rows - 1, now.row + dy)), column: Math.max(0, Math.min(heatView.columns - 1, now.column + dx))};
+      const within = (value, end) => Math.max(0, Math.min(end - 1, value));
+      return {row: within(now.row + dy, heatView.rows), column: within(now.column + dx, heatView.columns)};
     },
     say: heatCell, choose: place => update({checkpoint: heatView.members[place.row * heatView.perRow]}),
   });

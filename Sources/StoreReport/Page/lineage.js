@@ -47,11 +47,14 @@ function lineageItems() {
   }
   // Stable: of equal times, parents first.
   items.sort((a, b) => a.head.time - b.head.time);
-  items.forEach((item, column) => { item.column = column; });
+  let column = 0;
   for (const item of items) {
     item.parent = item.head.parent === undefined ? null : itemOf.get(item.head.parent);
     // A clock that was set back must not draw a child before its parent.
-    if (item.parent) item.column = Math.max(item.column, item.parent.column + 1);
+    if (item.parent) column = Math.max(column, item.parent.column + 1);
+    // What is folded has a number in it, and takes the place of two.
+    item.column = item.isFold ? column + 0.5 : column;
+    column += item.isFold ? 2 : 1;
     const heir = item.tail.children.reduce((best, child) => best === null || tree[child].size > tree[best].size ? child : best, null);
     item.heir = heir === null ? null : itemOf.get(heir);
   }
@@ -74,26 +77,28 @@ function assignLanes(items, labelColumns) {
   return ends.length;
 }
 
+const labelTexts = one => one.labels.map(label => `${label.key}=${label.value}`);
+
 function lineageLabel(node) {
   if (node.checkpoint === undefined) return "deleted checkpoint";
   const one = checkpoints[node.checkpoint];
   const flags = flagsOf.get(node.checkpoint);
   return `${one.name}\n${moment(one.createdMilliseconds)}\nstored ${bytes(one.storedBytes)}, ${counted(one.newPages, "new page")}`
-    + (flags ? `\nnamed by ${flags.join(", ")}` : "") + (one.labels.length ? `\n${one.labels.map(l => `${l.key}=${l.value}`).join(", ")}` : "");
+    + (flags ? `\nnamed by ${flags.join(", ")}` : "") + (one.labels.length ? `\n${labelTexts(one).join(", ")}` : "");
 }
 
 function drawLineage() {
   const [svg, scroll] = [byId("lineage-svg"), byId("lineage-scroll")];
   const items = lineageItems();
   const most = largest(items.map(item => item.column));
-  const fit = (scroll.clientWidth - 150) / Math.max(1, most);
+  const fit = (scroll.clientWidth - 180) / Math.max(1, most);
   const spacing = lineageView.spacing === "fit" ? fit : lineageView.spacing || Math.max(24, Math.min(170, fit));
   lineageView.drawn = spacing;
   const namesAll = spacing >= 62;
   const lanes = assignLanes(items, namesAll ? 0 : Math.ceil(110 / spacing));
   const flagRows = largest([...flagsOf.values()].map(list => list.length));
   const top = 18 + flagRows * 18;
-  const [left, height] = [40, top + lanes * laneHeight + 26];
+  const [left, height] = [46, top + lanes * laneHeight + 26];
   const width = Math.max(scroll.clientWidth, left + most * spacing + 130);
   const x = item => left + item.column * spacing;
   const y = item => top + item.lane * laneHeight;
@@ -152,8 +157,9 @@ function hover(part, text) {
 
 function foldOf(item, x, y, spacing) {
   const count = item.nodes.length;
-  const wide = Math.min(58, Math.max(14, spacing * 0.8));
-  const part = draw("g", {class: "node fold"}, draw("rect", {x: x - wide / 2, y: y - 9, width: wide, height: 18, rx: 9, stroke: laneColour(item)}));
+  const wide = Math.min(64, Math.max(14, spacing * 1.5));
+  const shape = draw("rect", {x: x - wide / 2, y: y - 9, width: wide, height: 18, rx: 9, stroke: laneColour(item)});
+  const part = draw("g", {class: "node fold"}, shape);
   const text = wide >= 30 ? `+${count}` : "⋯";
   part.append(draw("text", {x, y: y + 4, "text-anchor": "middle"}, text));
   const [first, last] = [checkpoints[item.head.checkpoint], checkpoints[item.tail.checkpoint]];
@@ -172,7 +178,8 @@ function dotOf(item, x, y, spacing, biggest, namesAll) {
   if (!living) { part.append(draw("circle", {cx: x, cy: y, r: 4.5})); return part; }
   const one = checkpoints[node.checkpoint];
   const radius = Math.min(3 + 9 * Math.sqrt(one.storedBytes / biggest), Math.max(2.5, spacing * 0.45));
-  part.append(draw("circle", {cx: x, cy: y, r: 14, fill: "transparent"}), draw("circle", {cx: x, cy: y, r: radius, fill: laneColour(item)}));
+  const reach = draw("circle", {cx: x, cy: y, r: 14, fill: "transparent"});
+  part.append(reach, draw("circle", {cx: x, cy: y, r: radius, fill: laneColour(item)}));
   part.id = `node-${node.checkpoint}`;
   part.setAttribute("role", "option");
   part.setAttribute("aria-label", one.name);
@@ -185,7 +192,10 @@ function dotOf(item, x, y, spacing, biggest, namesAll) {
     part.append(draw("text", {x: x + radius + 8, y: y + 4}, shorten(one.name, 15)));
   }
   (flagsOf.get(node.checkpoint) ?? []).forEach((name, row) => part.append(flagOf(name, x, y - radius - 8 - row * 18)));
-  part.addEventListener("click", event => { hideTip(); update(event.shiftKey ? {compare: node.checkpoint} : {checkpoint: node.checkpoint}); });
+  part.addEventListener("click", event => {
+    hideTip();
+    update(event.shiftKey ? {compare: node.checkpoint} : {checkpoint: node.checkpoint});
+  });
   return part;
 }
 
@@ -212,10 +222,13 @@ function setUpLineage() {
   });
   byId("lineage-scroll").addEventListener("keydown", lineageKeys);
   tableOnDemand("lineage-table", () => ({
-    columns: [["Checkpoint"], ["Created"], ["Parent"], ["Names, labels"], ["Stored", true], ["New pages", true], ["Logical", true]],
-    rows: checkpoints.map((one, index) => [one.name, moment(one.createdMilliseconds), one.parent === undefined ? "–" : checkpoints[one.parent].name,
-      [...flagsOf.get(index) ?? [], ...one.labels.map(label => `${label.key}=${label.value}`)].join(", "), bytes(one.storedBytes),
-      whole(one.newPages), bytes(one.logicalBytes)]),
+    columns: [["Checkpoint"], ["Created"], ["Parent"], ["Names, labels"], ["Runs stored", true], ["Index stored", true],
+      ["New pages", true], ["Unpacked", true]],
+    rows: checkpoints.map((one, index) => [
+      one.name, moment(one.createdMilliseconds), one.parent === undefined ? "–" : checkpoints[one.parent].name,
+      [...flagsOf.get(index) ?? [], ...labelTexts(one)].join(", "), bytes(one.storedBytes), bytes(one.indexBytes),
+      whole(one.newPages), bytes(one.logicalBytes),
+    ]),
   }));
   views.push(drawLineage);
 }

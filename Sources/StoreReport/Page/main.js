@@ -15,7 +15,8 @@ function drawHead() {
     [percent(used), `of ${bytes(store.sizeBytes)} in use`],
     [bytes(store.compactionGainBytes), "to be had by compacting"],
   ];
-  byId("tiles").replaceChildren(...tiles.map(([value, name]) => make("div", {class: "tile"}, make("b", {}, value), make("span", {}, name))));
+  byId("tiles").replaceChildren(
+    ...tiles.map(([value, name]) => make("div", {class: "tile"}, make("b", {}, value), make("span", {}, name))));
   drawSpace();
   byId("footer").textContent = `Made ${moment(data.madeMilliseconds)} from generation ${whole(store.generation)} by ckstore report. `
     + "Everything shown comes from the store's index; no page was read.";
@@ -37,22 +38,24 @@ function drawSpace() {
     return part;
   }));
   byId("space-bar").setAttribute("aria-label", parts.map(([, title, size]) => `${title} ${bytes(size)}`).join(", "));
-  byId("space-legend").replaceChildren(...parts.map(([name, title, size]) => swatch(`var(--${name})`, title, `${bytes(size)}, ${percent(size / total)}`)));
-  byId("space-note").textContent = `${bytes(store.sizeBytes)} in ${counted(store.segmentCount, "segment")} of ${bytes(store.segmentBytes)}; `
-    + `${bytes(store.sharedBytes)} of what is live are shared by several checkpoints`;
+  byId("space-legend").replaceChildren(
+    ...parts.map(([name, title, size]) => swatch(`var(--${name})`, title, `${bytes(size)}, ${percent(size / total)}`)));
+  byId("space-note").textContent = `${bytes(store.sizeBytes)} in ${counted(store.segmentCount, "segment")} of `
+    + `${bytes(store.segmentBytes)}; ${bytes(store.sharedBytes)} of what is live are shared by several checkpoints`;
 }
 
 function drawChosen() {
   const one = checkpoints[state.checkpoint];
   byId("chosen-name").textContent = one.name;
   byId("chosen-chips").replaceChildren(...(flagsOf.get(state.checkpoint) ?? []).map(name => make("span", {class: "chip flag"}, name)),
-    ...one.labels.map(label => make("span", {class: "chip"}, `${label.key}=${label.value}`)));
+    ...labelTexts(one).map(text => make("span", {class: "chip"}, text)));
   const node = tree[nodeOf.get(state.checkpoint)];
-  const parent = one.parent !== undefined ? checkpoints[one.parent].name : node.isCut ? "older, not shown" : node.parent !== undefined ? "deleted" : "none";
+  const missing = node.isCut ? "older, not shown" : node.parent !== undefined ? "deleted" : "none";
+  const parent = one.parent !== undefined ? checkpoints[one.parent].name : missing;
   const children = checkpoints.filter(other => other.parent === state.checkpoint).map(other => other.name);
   const facts = [
     ["Created", moment(one.createdMilliseconds)], ["Parent", parent],
-    ["Children", children.length > 3 ? `${children.slice(0, 3).join(", ")} and ${children.length - 3} more` : children.join(", ") || "none"],
+    ["Children", [...children.slice(0, 3), ...(children.length > 3 ? [`${children.length - 3} more`] : [])].join(", ") || "none"],
     ["Stored by it", `${bytes(one.storedBytes)} in runs, ${bytes(one.indexBytes)} of index`],
     ["New pages", `${whole(one.newPages)} (${bytes(one.newPages * pageBytes)})`], ["Unpacked", bytes(one.logicalBytes)],
     ["Generation", whole(one.generation)], ["Id", one.id], ...(one.group ? [["Group", one.group]] : []),

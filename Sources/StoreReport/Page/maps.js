@@ -2,7 +2,7 @@
 
 const regionOf = (checkpoint, region) => checkpoints[checkpoint].regions.find(one => one.region === region);
 
-// The checkpoint and its ancestors, the newest first, for which `wanted` holds.
+// The checkpoint and its ancestors, the newest first.
 function line(checkpoint) {
   const found = [];
   for (let at = checkpoint; at !== undefined; at = checkpoints[at].parent) found.push(at);
@@ -13,25 +13,28 @@ function line(checkpoint) {
 
 const knownMaps = new Map();
 
-// For each cell of a region: pages that are not zero, bytes of their runs, the sum of their writers' depths. Null: it has no such region.
+// For each cell of a region: pages that are not zero, bytes of their runs, the sum of their writers' depths, and the depth of the last
+// checkpoint that changed any of them. Null: it has no such region.
 function mapOf(checkpoint, region) {
   if (!regionOf(checkpoint, region)) return null;
   const key = `${checkpoint} ${region}`;
   if (knownMaps.has(key)) return knownMaps.get(key);
   const cells = data.regions[region].cellCount;
-  const map = {nonZeroPages: new Float64Array(cells), storedBytes: new Float64Array(cells), writerDepths: new Float64Array(cells)};
+  const [nonZeroPages, storedBytes, writerDepths, lastDepth] = Array.from({length: 4}, () => new Float64Array(cells));
+  const map = {nonZeroPages, storedBytes, writerDepths, lastDepth};
   const chain = [];
   for (const at of line(checkpoint)) {
     const figures = regionOf(at, region);
-    chain.push(figures);
+    chain.push({changes: figures.cells, depth: checkpoints[at].depth});
     if (!figures.hasBase) break;
   }
-  for (const {cells: changes} of chain.reverse()) {
+  for (const {changes, depth} of chain.reverse()) {
     for (let index = 0; index < changes.cells.length; index += 1) {
       const cell = changes.cells[index];
       map.nonZeroPages[cell] += changes.nonZeroPages[index];
       map.storedBytes[cell] += changes.storedBytes[index];
       map.writerDepths[cell] += changes.writerDepths[index];
+      if (changes.changedPages[index] > 0) map.lastDepth[cell] = depth;
     }
   }
   if (knownMaps.size > 16) knownMaps.clear();
@@ -73,7 +76,7 @@ const colours = {
 function cellShare(colour, cell) {
   switch (colour) {
   case "changed": return cell.changed > 0 ? Math.sqrt(Math.min(1, cell.changed / cell.pages)) : null;
-  case "age": return cell.nonZero > 0 ? Math.min(1, Math.log2(1 + cell.age) / Math.log2(2 + cell.depth)) : null;
+  case "age": return cell.nonZero > 0 ? Math.min(1, Math.log2(1 + cell.last) / Math.log2(1 + Math.max(1, cell.depth))) : null;
   case "ratio": return cell.nonZero > 0 ? Math.min(1, Math.max(0, Math.log2(cell.ratio) / 4)) : null;
   default: return cell.nonZero > 0 ? cell.nonZero / cell.pages : null;
   }
@@ -92,7 +95,8 @@ function cellReader(checkpoint, other, region) {
     const pages = Math.max(1, Math.min(layout.pagesPerCell, total - first));
     const [nonZero, stored] = [map.nonZeroPages[index], map.storedBytes[index]];
     return {first, pages, nonZero, stored, depth, changed: changed ? changed[index] : 0,
-      age: nonZero ? Math.max(0, depth - map.writerDepths[index] / nonZero) : 0, ratio: stored > 0 ? nonZero * pageBytes / stored : 1};
+      last: Math.max(0, depth - map.lastDepth[index]), age: nonZero ? Math.max(0, depth - map.writerDepths[index] / nonZero) : 0,
+      ratio: stored > 0 ? nonZero * pageBytes / stored : 1};
   }};
 }
 
@@ -101,11 +105,13 @@ function cellReader(checkpoint, other, region) {
 const gutter = 86;
 const whereView = {};
 
+const ago = count => (count === 0 ? "by this checkpoint" : `${counted(count, "checkpoint")} ago`);
+
 function describeCell(cell) {
   const range = `${address(cell.first)} – ${address(cell.first + cell.pages)} (${counted(cell.pages, "page")})`;
   if (cell.nonZero === 0 && cell.changed === 0) return `${range}\nall zero`;
-  return `${range}\n${counted(cell.changed, "change")} · ${whole(cell.nonZero)} not zero\nage ${cell.age.toFixed(1)} checkpoints · `
-    + `stored ${bytes(Math.round(cell.stored))}, ${ratio(cell.ratio)}`;
+  return `${range}\n${counted(cell.changed, "change")} · ${whole(cell.nonZero)} not zero\nlast written ${ago(cell.last)}, `
+    + `on average ${cell.age.toFixed(1)} checkpoints ago\nstored ${bytes(Math.round(cell.stored))}, ${ratio(cell.ratio)}`;
 }
 
 function drawWhere() {
@@ -135,7 +141,8 @@ function drawWhere() {
     context.textAlign = "right";
     const every = Math.ceil(16 / size);
     for (let row = 0; row < rows; row += every) {
-      context.fillText(address(row * columns * data.regions[state.region].pagesPerCell), gutter - 8, row * size + Math.max(size, 12) / 2);
+      const first = row * columns * data.regions[state.region].pagesPerCell;
+      context.fillText(address(first), gutter - 8, row * size + Math.max(size, 12) / 2);
     }
   });
 }
@@ -158,10 +165,11 @@ function noteWhere(reader) {
   byId("where-note").textContent = `${layout.name} of ${one.name}: `
     + (reader.knowsChanges ? `${counted(changed, "page change")} in ${whole(cells)} of ${counted(reader.count, "cell")}, ${against}. `
       : "the two have no common ancestor in this report; `ckstore diff` compares their pages. ")
-    + `A cell is ${counted(layout.pagesPerCell, "page")} (${bytes(layout.pagesPerCell * pageBytes)}) of ${bytes(reader.total * pageBytes)}.`;
+    + `A cell is ${counted(layout.pagesPerCell, "page")} (${bytes(layout.pagesPerCell * pageBytes)}) of `
+    + `${bytes(reader.total * pageBytes)}.`;
   byId("where-map").setAttribute("aria-label", byId("where-note").textContent);
   const depth = one.depth;
-  const ends = {changed: ["few pages changed", "all"], age: ["written by this checkpoint", `${counted(depth + 1, "checkpoint")} ago`],
+  const ends = {changed: ["few pages changed", "all"], age: ["last written by this checkpoint", ago(Math.max(1, depth))],
     ratio: ["1 : 1", "16 : 1 and more"], full: ["few pages not zero", "all"]}[state.colour];
   legend.replaceChildren(rampKey(rampColours(colours[state.colour].ramp), ...ends),
     ...(state.colour === "changed" ? [swatch(variable("--cell-same"), "unchanged")] : []), swatch(variable("--cell-none"), "zero"));
@@ -195,7 +203,10 @@ function setUpWhere() {
 // The map in at most 64 rows.
 function whereRows() {
   const {reader} = whereView;
-  const columns = [["Addresses"], ["Pages", true], ["Changes", true], ["Not zero", true], ["Mean age, checkpoints", true], ["Stored", true], ["Ratio", true]];
+  const columns = [
+    ["Addresses"], ["Pages", true], ["Changes", true], ["Not zero", true], ["Mean age, checkpoints", true], ["Stored", true],
+    ["Ratio", true],
+  ];
   if (!reader) return {columns, rows: []};
   const step = Math.ceil(reader.count / 64);
   const rows = [];

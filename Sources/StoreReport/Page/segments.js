@@ -37,7 +37,8 @@ function drawSegments() {
 function describeSegment(index) {
   const map = data.segments;
   const each = map.segmentsPerCell;
-  const where = each === 1 ? `segment ${whole(index)}` : `segments ${whole(index * each)} – ${whole(Math.min(data.store.segmentCount, (index + 1) * each) - 1)}`;
+  const last = Math.min(data.store.segmentCount, (index + 1) * each) - 1;
+  const where = each === 1 ? `segment ${whole(index)}` : `segments ${whole(index * each)} – ${whole(last)}`;
   if (map.classes[index] === 0) return `${where}\nfree`;
   const [written, live] = [map.committedBytes[index], map.liveBytes[index]];
   const writer = map.writers[index];
@@ -57,8 +58,9 @@ function segmentFigures() {
 
 function setUpSegments() {
   const [store, map] = [data.store, data.segments];
-  byId("segments-note").textContent = `${counted(store.segmentCount, "segment")} of ${bytes(store.segmentBytes)}, ${whole(store.usedSegments)} used, `
-    + `${whole(store.reserveSegments)} in reserve` + (map.segmentsPerCell > 1 ? `; a cell is ${whole(map.segmentsPerCell)} of them` : "")
+  byId("segments-note").textContent = `${counted(store.segmentCount, "segment")} of ${bytes(store.segmentBytes)}, `
+    + `${whole(store.usedSegments)} used, ${whole(store.reserveSegments)} in reserve`
+    + (map.segmentsPerCell > 1 ? `; a cell is ${whole(map.segmentsPerCell)} of them` : "")
     + `; compacting would give back about ${bytes(store.compactionGainBytes)}`;
   byId("segment-map").setAttribute("aria-label", byId("segments-note").textContent);
   const cell = map.segmentsPerCell === 1 ? "Segments" : "Cells";
@@ -69,8 +71,10 @@ function setUpSegments() {
     columns: [[cell], ["Class"], ["Written", true], ["Alive", true], ["Dead", true], ["Last written by"]],
     rows: [...map.classes.keys()].filter(index => map.committedBytes[index] > map.liveBytes[index])
       .sort((a, b) => map.committedBytes[b] - map.liveBytes[b] - map.committedBytes[a] + map.liveBytes[a]).slice(0, 50)
-      .map(index => [whole(index * map.segmentsPerCell), classNames[map.classes[index]], bytes(map.committedBytes[index]), bytes(map.liveBytes[index]),
-        bytes(map.committedBytes[index] - map.liveBytes[index]), map.writers[index] >= 0 ? checkpoints[map.writers[index]].name : "–"]),
+      .map(index => [
+        whole(index * map.segmentsPerCell), classNames[map.classes[index]], bytes(map.committedBytes[index]), bytes(map.liveBytes[index]),
+        bytes(map.committedBytes[index] - map.liveBytes[index]), map.writers[index] >= 0 ? checkpoints[map.writers[index]].name : "–",
+      ]),
   }));
   views.push(changes => {
     if (changes && Object.keys(changes).length) return;
