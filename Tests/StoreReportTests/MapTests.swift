@@ -66,6 +66,31 @@ private func requireEqual(
     }
 }
 
+@Test func `a map that is wrong in one number is found out`() async throws {
+    let seed = UInt64.random(in: 0...UInt64.max)
+    try await onPlainThread {
+        var scene = try ReportScene(seed: seed)
+        defer { scene.store.close() }
+        for _ in 0..<8 { try scene.step() }
+        let sound = try ReportData(scene.store, madeMilliseconds: 0)
+        try requireEqual(ReportReading(sound), scene)
+        let fields = [\CellChanges.changedPages, \.nonZeroPages, \.storedBytes, \.writerDepths]
+        for (checkpoint, figures) in sound.checkpoints.enumerated() {
+            for (region, of) in figures.regions.enumerated() where !of.cells.cells.isEmpty {
+                for field in fields {
+                    var data = sound
+                    data.checkpoints[checkpoint].regions[region].cells[keyPath: field][0] += 1
+                    // Ages are not known where the writer has been deleted.
+                    if field == \.writerDepths, scene.parents.count != scene.model.count { continue }
+                    #expect(throws: Mismatch.self, "seed \(seed): \(figures.name), region \(region), \(field)") {
+                        try requireEqual(ReportReading(data), scene)
+                    }
+                }
+            }
+        }
+    }
+}
+
 @Test func `maps that would be too large become coarser, and stay right`() async throws {
     let seed = UInt64.random(in: 0...UInt64.max)
     try await onPlainThread {
