@@ -71,6 +71,10 @@ let package = Package(
         .target(
             name: "CheckpointStream",
             dependencies: ["CheckpointStore", "StoreFormat", "PageCodec", "Media", "Threading", "Units"], swiftSettings: strict),
+        // A store drawn as one page.
+        .target(
+            name: "StoreReport", dependencies: ["CheckpointStore", "StoreFormat", "Media", "Units"],
+            resources: [.embedInCode("Page")], swiftSettings: strict),
         // Checkpoints as files and folders, read where they are.
         .target(
             name: "StoreMount", dependencies: ["CheckpointStore", "StoreFormat", "CStoreMount", "Threading", "Units"],
@@ -147,7 +151,7 @@ let package = Package(
         .executableTarget(
             name: "ckstore",
             dependencies: [
-                "CheckpointStore", "CheckpointStream", "StoreMount", "Media", "Units", "PageCodec", "StoreFormat", "CLinux",
+                "CheckpointStore", "CheckpointStream", "StoreMount", "StoreReport", "Media", "Units", "PageCodec", "StoreFormat", "CLinux",
                 "CheckpointCore", "MachineMemory", "LiveCheckpoint", "Rollback", "CLiveBench", "QMP", "MigrationStream", "LiveMemory", "DiskCapture", "QEMUEngine", "Threading",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
@@ -193,6 +197,10 @@ let package = Package(
             dependencies: [
                 "CheckpointStream", "CheckpointStore", "StoreFormat", "PageCodec", "StoreTesting", "FaultHarness", "Media", "Threading", "Units",
             ],
+            swiftSettings: strict),
+        .testTarget(
+            name: "StoreReportTests",
+            dependencies: ["StoreReport", "CheckpointStore", "StoreFormat", "StoreTesting", "FaultHarness", "Media", "Units"],
             swiftSettings: strict),
         .testTarget(
             name: "CrashTests",

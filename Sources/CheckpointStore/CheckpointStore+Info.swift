@@ -32,6 +32,8 @@ public struct StoreInfo: Sendable {
     public var deadBytes: ByteCount
     /// Bytes that new checkpoints can fill, the reserve not counted.
     public var freeBytes: ByteCount
+    /// The segments that are in use, ascending.
+    public var segments: [SegmentInfo]
 
     /// Everything reachable.
     public var liveBytes: ByteCount { runBytes + indexBytes + catalogBytes }
@@ -51,14 +53,16 @@ extension CheckpointStore {
             checkpointCount: Int(slot.checkpointCount), features: slot.featureNames.map(\.name),
             usedSegments: Int(slot.usedSegments), reserveSegments: Int(slot.reserveSegments), logicalBytes: .zero,
             nonZeroBytes: .zero, runBytes: .zero, indexBytes: .zero, catalogBytes: .zero, sharedBytes: .zero, deadBytes: .zero,
-            freeBytes: .zero)
-        try countTrees(slot, &info)
-        try countSegments(slot, &info)
+            freeBytes: .zero, segments: [])
+        let reachable = try countTrees(slot, &info)
+        try countSegments(slot, reachable, &info)
         return info
     }
 
-    private func countTrees(_ slot: Slot, _ info: inout StoreInfo) throws(StoreError) {
+    /// Counts what checkpoints reach. Returns how many bytes of each segment that is.
+    private func countTrees(_ slot: Slot, _ info: inout StoreInfo) throws(StoreError) -> [SegmentIndex: UInt64] {
         var (runs, index, shared) = (UInt64(0), UInt64(0), UInt64(0))
+        var reachable: [SegmentIndex: UInt64] = [:]
         let blocks = blocks(in: slot)
         let count = { (record: CheckpointRecord) in
             for region in record.regions {
@@ -67,16 +71,21 @@ extension CheckpointStore {
             }
         }
         try TreeWalk(blocks: blocks).walk(try catalogValues(in: slot), records: count) { (block) throws(StoreError) in
-            let bytes = UInt64(roundUp(Int(try blocks.resolve(block.pointer).pointer.storedLength), to: blockAlignment))
+            let place = try blocks.resolve(block.pointer).pointer
+            let bytes = UInt64(roundUp(Int(place.storedLength), to: blockAlignment))
+            reachable[place.segment, default: 0] += bytes
             if block.pointer.kind == .run { runs += bytes } else { index += bytes }
             if block.sharers > 1 { shared += bytes }
         }
         info.runBytes = ByteCount(runs)
         info.indexBytes = ByteCount(index)
         info.sharedBytes = ByteCount(shared)
+        return reachable
     }
 
-    private func countSegments(_ slot: Slot, _ info: inout StoreInfo) throws(StoreError) {
+    private func countSegments(
+        _ slot: Slot, _ reachable: [SegmentIndex: UInt64], _ info: inout StoreInfo
+    ) throws(StoreError) {
         var table = TableReader(store: self, slot: slot)
         var committed: UInt64 = 0
         var number: UInt64 = 0
@@ -85,11 +94,12 @@ extension CheckpointStore {
                 number += UInt64(TableReader.fanOut)
                 continue
             }
-            for entry in leaf.entries where entry.isUsed {
+            for (index, entry) in leaf.entries.enumerated() where entry.isUsed {
+                let segment = SegmentIndex(number + UInt64(index))
+                let summary = SegmentInfo(segment, entry, reachableBytes: reachable[segment] ?? 0)
                 committed += UInt64(entry.committedLength)
-                if entry.segmentClass == .catalog {
-                    info.catalogBytes += ByteCount(UInt64(entry.live) * UInt64(blockAlignment))
-                }
+                if entry.segmentClass == .catalog { info.catalogBytes += summary.liveBytes }
+                info.segments.append(summary)
             }
             number += UInt64(TableReader.fanOut)
         }

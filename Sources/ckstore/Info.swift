@@ -11,20 +11,27 @@ struct Info: ParsableCommand {
         abstract: "Show where a store's space is, and what it stands on.",
         discussion: """
             Live space is what checkpoints reach, and the catalog; shared is the part of it that several checkpoints \
-            reach. Dead space comes back when its segments are freed.
+            reach. Dead space comes back when its segments are freed: by deleting what still lives in them, or by compacting them.
+
+            Segments hold blocks of one class: pages (runs), what leads to them (index), or what leads to checkpoints (catalog). \
+            Headers and padding count as dead.
 
             Example:
               ckstore info vm.ck
+              ckstore info vm.ck --segments
+              ckstore info vm.ck --json | jq .compaction.gainedBytes
             """)
 
     @OptionGroup var target: StoreArgument
+    @Flag(help: "List all segments in use too.")
+    var segments = false
     @OptionGroup var generation: GenerationOption
     @OptionGroup var output: OutputOptions
 
     func run() throws {
         let store = try open()
         defer { store.close() }
-        let info = InfoObject(try store.info(), sizeBytes: store.medium.size.rawValue)
+        let info = InfoObject(try store.info(), sizeBytes: store.medium.size.rawValue, listsSegments: segments)
         if output.json { return try StandardOutput.write(json: info) }
         try StandardOutput.write(info.text)
     }
@@ -66,10 +73,18 @@ private struct InfoObject: Encodable {
     var sharedBytes: UInt64
     var deadBytes: UInt64
     var freeBytes: UInt64
+    var reserveBytes: UInt64
+    var classes: [ClassObject]
+    /// Those with the most dead space, the first of all.
+    var deadestSegments: [SegmentObject]
+    /// What compacting would give back.
+    var compaction: CompactionObject
+    /// All that are in use; absent unless asked for.
+    var segments: [SegmentObject]?
     /// Absent for an empty store.
     var ratio: Double?
 
-    init(_ info: StoreInfo, sizeBytes: UInt64) {
+    init(_ info: StoreInfo, sizeBytes: UInt64, listsSegments: Bool) {
         medium = info.medium
         kind = info.traits.kind.rawValue
         writeMethod = info.traits.writeMethod
@@ -96,8 +111,16 @@ private struct InfoObject: Encodable {
         sharedBytes = info.sharedBytes.rawValue
         deadBytes = info.deadBytes.rawValue
         freeBytes = info.freeBytes.rawValue
+        reserveBytes = info.reserveBytes.rawValue
+        classes = info.classes.map(ClassObject.init)
+        deadestSegments = info.segments.filter { $0.deadBytes > .zero }.sorted { ($1.deadBytes, $0.segment) < ($0.deadBytes, $1.segment) }
+            .prefix(Self.deadestCount).map(SegmentObject.init)
+        compaction = CompactionObject(info.compaction)
+        segments = listsSegments ? info.segments.map(SegmentObject.init) : nil
         ratio = info.ratio
     }
+
+    private static let deadestCount = 5
 
     var text: String {
         func size(_ bytes: UInt64) -> String { readable(ByteCount(bytes)) }
@@ -111,7 +134,8 @@ private struct InfoObject: Encodable {
             ("segments", "\(segmentCount) of \(size(segmentBytes)), \(usedSegments) in use, \(reserveSegments) in reserve"),
             ("logical", "\(size(logicalBytes)), \(size(nonZeroBytes)) of it not zero"),
             ("live", "\(size(liveBytes)): pages \(size(runBytes)), index \(size(indexBytes)), catalog \(size(catalogBytes))"),
-            ("shared", size(sharedBytes)), ("dead", size(deadBytes)), ("free", size(freeBytes)),
+            ("shared", size(sharedBytes)), ("dead", size(deadBytes)), ("free", "\(size(freeBytes)), and \(size(reserveBytes)) in reserve"),
+            ("compacting", compaction.text),
             ("ratio", ratio.map { "\(oneDecimal($0)) : 1" } ?? "-"),
         ]
         let traits = [
@@ -120,6 +144,7 @@ private struct InfoObject: Encodable {
             ("pmem", word(isPersistentMemory)), ("reserves space", word(reservesSpace)),
             ("erase unit", eraseUnitBytes == 0 ? "-" : size(eraseUnitBytes)),
         ]
-        return listing((medium + space + traits).map { (name: $0.0, value: $0.1) })
+        return listing((medium + space + traits).map { (name: $0.0, value: $0.1) }) + "\n" + ClassObject.table(classes)
+            + (segments.map { SegmentObject.table($0) } ?? SegmentObject.table(deadestSegments, heading: "most dead space"))
     }
 }

@@ -98,9 +98,9 @@ import Testing
     try fields(
         "info", box.store,
         names: [
-            "catalogBytes", "checkpointCount", "deadBytes", "eraseUnitBytes", "features", "freeBytes", "generation", "indexBytes",
-            "isPersistent", "isPersistentMemory", "isReadOnly", "kind", "liveBytes", "logicalBytes", "medium", "nonZeroBytes",
-            "ratio", "reserveSegments", "reservesSpace", "runBytes", "segmentBytes", "segmentCount", "sharedBytes", "sizeBytes",
+            "catalogBytes", "checkpointCount", "classes", "compaction", "deadBytes", "deadestSegments", "eraseUnitBytes", "features",
+            "freeBytes", "generation", "indexBytes", "isPersistent", "isPersistentMemory", "isReadOnly", "kind", "liveBytes",
+            "logicalBytes", "medium", "nonZeroBytes", "ratio", "reserveBytes", "reserveSegments", "reservesSpace", "runBytes", "segmentBytes", "segmentCount", "sharedBytes", "sizeBytes",
             "usedSegments", "uuid", "writeMethod",
         ])
     try fields(

@@ -62,6 +62,8 @@ private struct TreePlace {
 
 /// Walks two trees side by side. A region that is not there is one without pages. Confined to one thread.
 final class TreeComparison {
+    /// Gets each span that has different leaves, or a leaf in one tree only.
+    typealias LeafBody = (SpanIndex, _ older: BlockPointer?, _ newer: BlockPointer?) throws(StoreError) -> Void
     /// Gets each span in which something may differ, as the older tree and as the newer one have it.
     typealias Body = (SpanIndex, _ older: SpanMap, _ newer: SpanMap) throws(StoreError) -> Void
     private let blocksOfOlder: BlockReader
@@ -71,6 +73,8 @@ final class TreeComparison {
     /// Spans in front of it are passed by.
     private let start: SpanIndex
     private(set) var counts = ComparisonCounts()
+    /// Called with each inner node that is in the newer tree only.
+    var innerNode: ((BlockPointer) -> Void)?
 
     /// - Parameters:
     ///   - blocksOfOlder: reads the generation that the older region is read in, `blocksOfNewer` that of the newer.
@@ -107,19 +111,27 @@ final class TreeComparison {
 
     /// Compares the trees.
     func run(_ body: Body) throws(StoreError) {
+        try runLeaves { (span, a, b) throws(StoreError) in
+            try body(span, try self.map(a, of: older, blocksOfOlder, span), try self.map(b, of: newer, blocksOfNewer, span))
+        }
+    }
+
+    /// Compares the trees and reads no leaf.
+    func runLeaves(_ body: LeafBody) throws(StoreError) {
         try compare(
             TreePlace(older?.root, level: older?.depth ?? 0), TreePlace(newer?.root, level: newer?.depth ?? 0),
             span: SpanIndex(UInt64(0)), body)
     }
 
     /// Compares what both have below nodes that start with `span`. The taller one is gone down first; nothing lies right of the other's.
-    private func compare(_ a: TreePlace, _ b: TreePlace, span: SpanIndex, _ body: Body) throws(StoreError) {
+    private func compare(_ a: TreePlace, _ b: TreePlace, span: SpanIndex, _ body: LeafBody) throws(StoreError) {
         guard a.pointer != nil || b.pointer != nil, a.pointer != b.pointer else { return }
         let level = max(a.pointer == nil ? 0 : a.level, b.pointer == nil ? 0 : b.level)
         guard level > 0 else {
             guard span >= start else { return }
-            return try body(span, try map(a.pointer, of: older, blocksOfOlder, span), try map(b.pointer, of: newer, blocksOfNewer, span))
+            return try body(span, a.pointer, b.pointer)
         }
+        if let pointer = b.pointer, b.level == level { innerNode?(pointer) }
         let (ofA, ofB) = (try children(a, of: older, blocksOfOlder, level, span), try children(b, of: newer, blocksOfNewer, level, span))
         let width = PageTable.spansPerChild(level: level)
         for index in 0..<PageTree.fanout {
