@@ -26,7 +26,8 @@ final class RunDecoder {
         }
     }
 
-    private func placeRun(
+    /// The same for pages that are all in one run of the map.
+    func placeRun(
         _ map: SpanMap, _ run: Int, _ pages: PageSet, key: RegionKey, span: SpanIndex, at base: UnsafeMutableRawPointer
     ) throws(StoreError) {
         let pointer = map.runs[run]

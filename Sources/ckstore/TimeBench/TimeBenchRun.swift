@@ -98,30 +98,32 @@ struct TimeBenchRun {
         var times: [Double] = []
         while made < mark {
             if made % 10 == 0 { say("checkpoint \(made) of \(checkpoints)") }
-            times.append(try save(work, .scattered, isListed: true))
+            times.append(try save(work, .scattered, isListed: true).seconds)
         }
         return TimeBenchReport.Spread(times)
     }
 
     /// Changes pages and saves: by the list of them, or by handing over all memory.
-    private mutating func save(_ work: BenchWork, _ pattern: TimeBenchPages.Pattern, isListed: Bool) throws -> Double {
+    private mutating func save(_ work: BenchWork, _ pattern: TimeBenchPages.Pattern, isListed: Bool) throws -> TimeBenchTime {
         let changed = pages.change(pattern, count: count)
         made += 1
         let name = "c-\(made)"
         defer { latest = name }
-        return try work.save(name, parent: latest, isListed ? .pages(changed) : .memory(isStable: true))
+        return try TimeBenchTime { _ = try work.save(name, parent: latest, isListed ? .pages(changed) : .memory(isStable: true)) }
     }
 
     private mutating func saves(_ work: BenchWork, _ row: inout TimeBenchReport.Mark) throws {
         let limits = BenchLimits(image: image, units: units, target: target, threads: threads)
         for round in 0..<Self.windowRounds {
-            row.hashScan.append(try limits.hash())
+            row.add("hash scan", try TimeBenchTime { _ = try limits.hash() })
             for pattern in TimeBenchPages.Pattern.allCases {
-                row.saves[pattern.rawValue + " listed", default: []].append(try save(work, pattern, isListed: true))
-                row.saves[pattern.rawValue + " scanned", default: []].append(try save(work, pattern, isListed: false))
+                for isListed in [true, false] {
+                    row.add(pattern.rawValue + (isListed ? " listed" : " scanned"), try save(work, pattern, isListed: isListed))
+                }
             }
             if round < Self.fullRounds {
-                row.fullSave.append(try work.save("full-\(row.checkpoints)-\(round)", .memory(isStable: true)))
+                let name = "full-\(row.checkpoints)-\(round)"
+                row.add("full", try TimeBenchTime { _ = try work.save(name, .memory(isStable: true)) })
             }
         }
     }
@@ -163,5 +165,26 @@ struct TimeBenchRun {
                 .corrupt, "what was restored is not what was saved", remedy: "This is a defect of ckstore or of the machine.",
                 medium: store.medium.name, checkpoint: "first")
         }
+    }
+}
+
+/// How long something took, and how much computing: the latter changes little where others use the machine at the same time.
+struct TimeBenchTime: Encodable {
+    var seconds: Double
+    /// Of all threads of this process.
+    var processorSeconds: Double
+
+    init(_ body: () throws -> Void) rethrows {
+        let before = Self.processorTime()
+        let start = monotonicSeconds()
+        try body()
+        seconds = monotonicSeconds() - start
+        processorSeconds = Self.processorTime() - before
+    }
+
+    private static func processorTime() -> Double {
+        var now = timespec()
+        unsafe clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now)
+        return Double(now.tv_sec) + Double(now.tv_nsec) / 1e9
     }
 }
