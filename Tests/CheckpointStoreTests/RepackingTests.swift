@@ -32,7 +32,7 @@ private struct RandomRepacking: RepackingRules {
 
     @Test func `random histories read back as the model says, whatever is re-packed, and pages are shared from parent to child only`() async throws {
         try await onPlainThread {
-            for seed in UInt64(1)...8 {
+            for seed in UInt64(1)...6 {
                 for rules in [StandardRepacking(), EagerRepacking(), RandomRepacking(seed: seed)] as [any RepackingRules] {
                     do { try Self.history(seed: seed, rules, parallelism: seed % 2 == 0 ? 2 : 1) } catch {
                         throw Mismatch("seed \(seed), \(type(of: rules)): \(error)")
@@ -128,7 +128,7 @@ private struct RandomRepacking: RepackingRules {
             let pages = number == 0 ? Array(0..<pagesPerSpan) : (0..<pagesAtATime).map { _ in Int(random.next() % UInt64(pagesPerSpan)) }
             for page in pages { try region.put(page: PageIndex(page), [UInt8](repeating: UInt8(1 + random.next() % 255), count: pageSize)) }
             try writer.commit()
-            guard number >= checkpoints / 2 || number % 16 == 0 else { continue }
+            guard number % 8 == 0 || number == checkpoints - 1 else { continue }
             for span in try spans(of: "c\(number)", in: try store.snapshot()) {
                 var last: [UInt16: UInt8] = [:]
                 for page in 0..<pagesPerSpan where !span.map.isZero(page) {
@@ -140,24 +140,26 @@ private struct RandomRepacking: RepackingRules {
         }
         let report = try store.verify(options: VerifyOptions(checksPages: true, parallelism: 1))
         #expect(report.isSound, "\(report.damages.first.map(\.description) ?? "")")
-        print("re-packing by \(type(of: rules)), \(pagesAtATime) pages at a time: reading decompresses up to \(worst) times what is alive, \(runs) runs")
+        print("re-packing by \(type(of: rules)), \(pagesAtATime) pages at a time: up to \(worst) times what is alive is read, \(runs) runs")
         return (worst, runs)
     }
 
-    @Test func `a span that is changed a few pages at a time never decompresses more than twice what is alive, nor names ever more runs`() async throws {
+    /// What a few changes at a time may bring it to: half as much again, and what a patch leaf adds.
+    private static let (mostDecompressed, mostRuns) = (1.75, 320)
+
+    @Test func `a span that is changed a few pages at a time stays cheap to read, and does not name ever more runs`() async throws {
         try await onPlainThread {
-            for pagesAtATime in [1, 5, 40] {
-                let (worst, runs) = try Self.age(StandardRepacking(), checkpoints: 1200 / pagesAtATime + 60, pagesAtATime: pagesAtATime)
-                #expect(worst <= 2.1, "\(pagesAtATime) pages at a time: \(worst)")
-                #expect(runs <= 416 + PatchLeaf.maximumEntries, "\(pagesAtATime) pages at a time: \(runs) runs")
+            for (pagesAtATime, checkpoints) in [(1, 900), (5, 220), (40, 60)] {
+                let (worst, runs) = try Self.age(StandardRepacking(), checkpoints: checkpoints, pagesAtATime: pagesAtATime)
+                #expect(worst <= Self.mostDecompressed && runs <= Self.mostRuns, "\(pagesAtATime) pages at a time")
             }
         }
     }
 
-    @Test func `without re-packing it would`() async throws {
+    @Test func `without re-packing it becomes dear`() async throws {
         try await onPlainThread {
-            let (worst, _) = try Self.age(NoRepacking(), checkpoints: 300, pagesAtATime: 5)
-            #expect(worst > 2.1, "\(worst)")
+            let (worst, _) = try Self.age(NoRepacking(), checkpoints: 220, pagesAtATime: 5)
+            #expect(worst > Self.mostDecompressed)
         }
     }
 
@@ -199,6 +201,7 @@ private struct RandomRepacking: RepackingRules {
             try writer.addRegion("ram", kind: .memory, byteLength: ByteCount(pagesPerSpan * pageSize)).write(content.flatMap { $0 })
             try writer.commit()
             let map = try #require(try Self.spans(of: "first", in: try store.snapshot()).first).map
+            // One bit of it.
             let damaged = map.runs[3]
             var bytes = [UInt8](repeating: 0, count: 64)
             let place = store.geometry.position(of: damaged)
