@@ -30,7 +30,7 @@ private struct RandomRepacking: RepackingRules {
 @Suite struct RepackingTests {
     // MARK: what stays as it was
 
-    @Test func `random histories read back as the model says, whatever is re-packed, and pages are shared from parent to child only`() async throws {
+    @Test func `random histories read back as the model says whatever is re-packed, and share from parent to child only`() async throws {
         try await onPlainThread {
             for seed in UInt64(1)...6 {
                 for rules in [StandardRepacking(), EagerRepacking(), RandomRepacking(seed: seed)] as [any RepackingRules] {

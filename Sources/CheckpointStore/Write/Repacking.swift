@@ -47,8 +47,9 @@ package struct StandardRepacking: RepackingRules {
     private static let pageCost = 16
     /// What a page costs in a full run.
     private static let packedPageCost = pageCost + runCost / pagesPerRun
-    /// How often the cost of the same pages in full runs may be reached: by halves.
-    private static let (goalHalves, limitHalves) = (3, 4)
+    /// How many times the cost of the same pages in full runs reading may cost, in eighths: after a full leaf was written, and ever.
+    private static let (goal, limit) = (12, 16)
+    private static let whole = 8
     /// Not worth the trouble: what a whole run costs.
     private static let slack = pageCost * pagesPerRun
 
@@ -60,8 +61,8 @@ package struct StandardRepacking: RepackingRules {
             livePages += run.livePages
         }
         let ideal = livePages * Self.packedPageCost
-        let goal = ideal * Self.goalHalves / 2 + Self.slack
-        guard cost > (writesFullLeaf ? goal : ideal * Self.limitHalves / 2 + Self.slack) else { return [] }
+        let goal = ideal * Self.goal / Self.whole + Self.slack
+        guard cost > (writesFullLeaf ? goal : ideal * Self.limit / Self.whole + Self.slack) else { return [] }
         // The one that costs most for each page that is alive first.
         let order = runs.indices.filter { runs[$0].canMove && Self.gain(runs[$0]) > 0 }.sorted { a, b in
             let (left, right) = (Self.cost(runs[a]) * runs[b].livePages, Self.cost(runs[b]) * runs[a].livePages)

@@ -1,6 +1,7 @@
 // Which pages change before a checkpoint, and changing them.
 //
-// Invariant: a page keeps the nature of its content: 64 bytes of it change at a time, in a place of its own choice.
+// Invariant: a page keeps the nature of its content, however often it is changed: 64 bytes change at a time, all of them among its
+// first 256.
 
 import Units
 
@@ -15,6 +16,7 @@ struct TimeBenchPages {
     private let candidates: [Int]
     private var random: BenchRandom
     private static let changedBytes = 64
+    private static let changedPlaces = 4
     /// Pages of a cluster: 1 MiB.
     private static let cluster = 256
 
@@ -47,7 +49,7 @@ struct TimeBenchPages {
     /// Changes the given pages.
     mutating func change(_ pages: [Int]) {
         for page in pages {
-            let place = page * pageSize + Int.random(in: 0..<pageSize / Self.changedBytes, using: &random) * Self.changedBytes
+            let place = page * pageSize + Int.random(in: 0..<Self.changedPlaces, using: &random) * Self.changedBytes
             for word in 0..<Self.changedBytes / 8 {
                 unsafe (image.memory.base + place + word * 8).storeBytes(of: random.next(), as: UInt64.self)
             }

@@ -24,7 +24,7 @@ struct TimeBenchRun {
 
     private static let windowRounds = 7
     private static let fullRounds = 2
-    private static let restoreRounds = 3
+    private static let restoreRounds = 5
     private static let opens = 21
     private static let smallCommits = 11
     private static let pageReads = 20_000
@@ -146,14 +146,14 @@ struct TimeBenchRun {
     private mutating func restores(_ work: BenchWork, _ first: BenchMemory, _ row: inout TimeBenchReport.Mark) throws {
         guard let latest else { return }
         for round in 0...Self.restoreRounds {
-            let old = try work.restore("first", into: target, isZeroed: false)
+            let old = try TimeBenchTime { _ = try work.restore("first", into: target, isZeroed: false) }
             if round == 0 { try check(target, first, work.store) }
-            let new = try work.restore(latest, into: target, isZeroed: false)
+            let new = try TimeBenchTime { _ = try work.restore(latest, into: target, isZeroed: false) }
             if round == 0 { try work.checkRestored(target) }
             // The first of each has the store's mapping to put in place.
             guard round > 0 else { continue }
-            row.restoreFirst.append(old)
-            row.restoreLatest.append(new)
+            row.add("restore first", old)
+            row.add("restore latest", new)
         }
         row.readFirst = .init(try work.readPages("first", pages.all, count: Self.pageReads))
         row.readLatest = .init(try work.readPages(latest, pages.all, count: Self.pageReads))
