@@ -138,7 +138,7 @@ private func requireEqual(
         // Where it is known, changes are counted from the nearest ancestor that is there.
         let snapshot = try scratch.store.snapshot()
         let shown = try snapshot.checkpoints()
-        let lineage = Lineage(shown: shown, hidden: [], tombstones: [b: shown[0].id])
+        let lineage = Lineage(shown: shown, hidden: [], lineage: [b: shown[0].id])
         #expect(lineage.parents == [nil, 0, 0])
         #expect(lineage.nodes.map(\.parent) == [nil, 0, 1, 1])
         #expect(lineage.nodes.map(\.checkpoint) == [0, nil, 1, 2])

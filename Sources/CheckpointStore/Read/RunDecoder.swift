@@ -35,9 +35,10 @@ final class RunDecoder {
         }
     }
 
-    private func placeRun(
+    /// The same for pages that are all in one run of the map.
+    func placeRun(
         _ map: SpanMap, _ run: Int, _ pages: PageSet, key: RegionKey, span: SpanIndex, at base: UnsafeMutableRawPointer,
-        orTake take: ([UInt16], RunCodec, UnsafeRawBufferPointer) -> Bool
+        orTake take: ([UInt16], RunCodec, UnsafeRawBufferPointer) -> Bool = { _, _, _ in false }
     ) throws(StoreError) {
         let pointer = map.runs[run]
         let (bytes, block) = unsafe try blocks.readRun(pointer, into: stored.bytes)

@@ -51,13 +51,18 @@ final class SpanMap: Sendable {
         var runOf = SpanMap.empty.runOf
         var offsetOf = SpanMap.empty.offsetOf
         var hashes = SpanMap.empty.hashes
+        // Every save of a few pages does this for every span that it touches.
+        var runs = runOf.mutableSpan
+        var offsets = offsetOf.mutableSpan
+        var sums = hashes.mutableSpan
+        let listed = leaf.hashes.span
         var next = 0
         for extent in leaf.extents {
             for index in 0..<Int(extent.pageCount) {
                 let page = Int(extent.firstPage) + index
-                runOf[page] = extent.runIndex
-                offsetOf[page] = extent.pageOffset + UInt8(index)
-                hashes[page] = leaf.hashes[next]
+                runs[page] = extent.runIndex
+                offsets[page] = extent.pageOffset + UInt8(index)
+                sums[page] = listed[next]
                 next += 1
             }
         }

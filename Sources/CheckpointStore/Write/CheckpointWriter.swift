@@ -109,7 +109,7 @@ public final class CheckpointWriter: Sendable {
                 return known
             }
             let inherited = parent?.regions.first { Names.equal($0.name, name) }
-            let region = RegionState(name: name, kind: kind, key: key, byteLength: byteLength, parent: inherited)
+            let region = RegionState(blocks: blocks, name: name, kind: kind, key: key, byteLength: byteLength, parent: inherited)
             state.regions[key] = region
             return region
         }
@@ -194,7 +194,7 @@ public final class CheckpointWriter: Sendable {
             if let lane = state.idleLanes.popLast() { return lane }
             guard state.laneCount < options.parallelism else { return nil }
             state.laneCount += 1
-            return Lane(data: SegmentAppender(store: store, segmentClass: .runs, id: id, queue: queue))
+            return Lane(blocks: blocks, data: SegmentAppender(store: store, segmentClass: .runs, id: id, queue: queue))
         }
         defer {
             state.withLock { $0.idleLanes.append(lane) }

@@ -1,6 +1,9 @@
 // Single pages in any order, gathered by span so that they compress and index together.
 //
-// Invariant: at most `capacity` spans are held; the one touched longest ago is saved to make room.
+// Invariants:
+// - At most `capacity` pages are held. When there is no room, the spans that were touched longest ago are saved, in their order, on
+//   several threads: until half of it is free.
+// - A span is saved by one batch at a time; later puts to it wait, so that the older page never comes after the newer.
 
 import Glibc
 import StoreFormat
@@ -9,22 +12,40 @@ import Units
 
 /// Gathers the pages of one region. Thread-safe.
 final class PageGatherer: Sendable {
-    private final class Pending {
-        let buffer: AlignedBuffer
+    /// The pages of one span that are held.
+    private struct Pending {
         var pages = PageSet()
+        /// Where each of `pages` is held.
+        var places = [UInt16](repeating: 0, count: pagesPerSpan)
         var lastUse: UInt64 = 0
-        init(_ buffer: AlignedBuffer) { self.buffer = buffer }
+    }
+    /// One page of memory: a number below `capacity`.
+    private typealias Place = UInt16
+    private struct Batch {
+        var spans: [(span: SpanIndex, pending: Pending)]
     }
     private struct State {
         var spans: [SpanIndex: Pending] = [:]
-        /// Spans on their way to the store: later puts to them wait, so that the older page never comes after the newer.
+        /// Spans on their way to the store.
         var saving: Set<SpanIndex> = []
-        var free: [AlignedBuffer] = []
+        /// Memory of `chunkPages` pages each, made as it is needed.
+        var chunks: [AlignedBuffer] = []
+        var free: [Place] = []
         var clock: UInt64 = 0
+
+        mutating func take() -> Place? {
+            if free.isEmpty, chunks.count * chunkPages < capacity {
+                let first = chunks.count * chunkPages
+                chunks.append(AlignedBuffer(count: chunkPages * pageSize))
+                free = (first..<first + chunkPages).reversed().map(Place.init)
+            }
+            return free.popLast()
+        }
     }
 
-    /// Spans held at once: 16 MiB of pages.
-    private static let capacity = 8
+    /// Pages held at once: 16 MiB.
+    private static let capacity = 4096
+    private static let chunkPages = 256
     private unowned let writer: CheckpointWriter
     private let region: RegionState
     private let state = Lock(State())
@@ -38,62 +59,88 @@ final class PageGatherer: Sendable {
     func put(_ page: PageIndex, _ bytes: UnsafeRawBufferPointer) throws(StoreError) {
         let span = SpanIndex(of: page)
         let number = Int((page - span.firstPage).rawValue)
-        let evicted = state.waitFor { state -> Eviction? in
-            guard !state.saving.contains(span) else { return nil }
-            var evicted: SpanIndex?
-            if state.spans[span] == nil {
-                if state.spans.count >= Self.capacity {
-                    evicted = state.spans.min { $0.value.lastUse < $1.value.lastUse }?.key
-                }
-                state.spans[span] = Pending(state.free.popLast() ?? AlignedBuffer(count: pagesPerSpan * pageSize))
-            }
-            guard let pending = state.spans[span] else { preconditionFailure("the span was just made") }
-            state.clock += 1
-            pending.lastUse = state.clock
-            if let source = bytes.baseAddress { unsafe memcpy(pending.buffer.base + number * pageSize, source, pageSize) }
+        while let batch = state.waitFor({ state in unsafe Self.hold(span, number, bytes, &state) }) { try save(batch) }
+    }
+
+    /// Copies the page into a place of its own. Answers with what must be saved before there is one; `.some(nil)` when it is held; nil
+    /// where another thread is making room, or is saving the span.
+    private static func hold(
+        _ span: SpanIndex, _ number: Int, _ bytes: UnsafeRawBufferPointer, _ state: inout State
+    ) -> Batch?? {
+        guard !state.saving.contains(span) else { return nil }
+        let held = state.spans[span].flatMap { $0.pages.contains(number) ? $0.places[number] : nil }
+        guard let place = held ?? state.take() else { return state.spans.isEmpty ? nil : .some(takeOldest(&state)) }
+        if let source = bytes.baseAddress { unsafe memcpy(address(of: place, state.chunks), source, pageSize) }
+        state.clock += 1
+        let clock = state.clock
+        func note(_ pending: inout Pending) {
             pending.pages.insert(number)
-            if pending.pages.count == pagesPerSpan, evicted == nil { evicted = span }
-            return Eviction(evicted.flatMap { Self.take($0, &state) })
+            pending.places[number] = place
+            pending.lastUse = clock
         }
-        if let taken = evicted.taken { try save(taken.span, taken.pending) }
+        note(&state.spans[span, default: Pending()])
+        return .some(nil)
     }
 
-    /// What a put takes out to be saved, if anything.
-    private struct Eviction {
-        let taken: (span: SpanIndex, pending: Pending)?
-        init(_ taken: (span: SpanIndex, pending: Pending)?) { self.taken = taken }
+    private static func address(of place: Place, _ chunks: [AlignedBuffer]) -> UnsafeMutableRawPointer {
+        unsafe chunks[Int(place) / chunkPages].base + Int(place) % chunkPages * pageSize
     }
 
-    private static func take(_ span: SpanIndex, _ state: inout State) -> (span: SpanIndex, pending: Pending)? {
-        guard let pending = state.spans.removeValue(forKey: span) else { return nil }
-        state.saving.insert(span)
-        return (span, pending)
+    /// Takes out the spans that were touched longest ago, with half of all places.
+    private static func takeOldest(_ state: inout State) -> Batch {
+        var taken: [SpanIndex] = []
+        var count = 0
+        for (span, pending) in state.spans.sorted(by: { $0.value.lastUse < $1.value.lastUse }) where count < capacity / 2 {
+            taken.append(span)
+            count += pending.pages.count
+        }
+        return take(taken, &state)
+    }
+
+    /// In their order, so that the same calls write the same bytes.
+    private static func take(_ spans: [SpanIndex], _ state: inout State) -> Batch {
+        state.saving.formUnion(spans)
+        return Batch(spans: spans.sorted().compactMap { span in state.spans.removeValue(forKey: span).map { (span, $0) } })
     }
 
     /// Saves everything that is still held, and waits for what other threads are saving.
     func finish() throws(StoreError) {
-        // In their order, so that the same calls write the same bytes.
-        while let next = state.withLock({ state in state.spans.keys.min().flatMap { Handed(Self.take($0, &state)) } }),
-            let taken = next.value
-        {
-            try save(taken.span, taken.pending)
-        }
+        try save(state.withLock { state in Self.take(Array(state.spans.keys), &state) })
         state.waitFor { state in state.saving.isEmpty ? () : nil }
     }
 
-    private func save(_ span: SpanIndex, _ pending: Pending) throws(StoreError) {
-        defer {
-            state.withLock { state in
-                state.saving.remove(span)
-                state.free.append(pending.buffer)
+    /// Saves spans on several threads. What can't be saved any more after an error is let go.
+    private func save(_ batch: Batch) throws(StoreError) {
+        guard !batch.spans.isEmpty else { return }
+        let rest = Lock(batch.spans[...])
+        defer { for (span, pending) in rest.withLock({ $0 }) { release(span, pending) } }
+        try inParallel(workers: min(writer.options.parallelism, batch.spans.count)) { [self] (_: Int) throws(StoreError) in
+            try writer.withLane { lane throws(StoreError) in
+                while let (span, pending) = rest.withLock({ $0.popFirst() }) {
+                    defer { release(span, pending) }
+                    try save(span, pending, lane)
+                }
             }
-            state.wake()
         }
-        try writer.withLane { lane throws(StoreError) in
-            let input = unsafe SpanInput(
-                span: span, base: UnsafeRawPointer(pending.buffer.base), given: pending.pages, zeros: PageSet(), isStable: true)
-            try writer.saveSpan(region, input, lane)
+    }
+
+    private func save(_ span: SpanIndex, _ pending: Pending, _ lane: Lane) throws(StoreError) {
+        let chunks = state.withLock(\.chunks)
+        pending.pages.forEach { page in
+            unsafe memcpy(lane.copy.base + page * pageSize, Self.address(of: pending.places[page], chunks), pageSize)
         }
+        let input = unsafe SpanInput(
+            span: span, base: UnsafeRawPointer(lane.copy.base), given: pending.pages, zeros: PageSet(), isStable: true)
+        try writer.saveSpan(region, input, lane)
         writer.options.progress?(PageCount(pending.pages.count))
+    }
+
+    /// The places can be used again, and the span be put to.
+    private func release(_ span: SpanIndex, _ pending: Pending) {
+        state.withLock { state in
+            state.saving.remove(span)
+            pending.pages.forEach { state.free.append(pending.places[$0]) }
+        }
+        state.wake()
     }
 }

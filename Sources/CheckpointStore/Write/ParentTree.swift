@@ -1,11 +1,25 @@
 // Finding nodes in the page table of a parent's region.
+//
+// Invariant: inner nodes that were read and checked once are kept, a bounded number of them: a save that touches every span reads
+// each of them once, not once a span.
 
 import StoreFormat
+import Threading
 import Units
 
-struct ParentTree {
+/// The page table of a parent's region. Thread-safe.
+final class ParentTree: Sendable {
     let blocks: BlockReader
     let region: RegionRecord
+    /// By level and first page.
+    private let inner = Lock<[UInt8: [PageIndex: InnerNode]]>([:])
+    /// Nodes kept of one level: about 8 KiB each; those above the leaves cover 16 GiB of region.
+    private static let keptOfLevel = 64
+
+    init(blocks: BlockReader, region: RegionRecord) {
+        self.blocks = blocks
+        self.region = region
+    }
 
     /// The leaf of `span`; nil when the span is all zero or lies behind the parent's region. O(depth) reads.
     func leaf(of span: SpanIndex) throws(StoreError) -> BlockPointer? {
@@ -17,11 +31,21 @@ struct ParentTree {
     func node(of span: SpanIndex, level: UInt8) throws(StoreError) -> BlockPointer? {
         guard level <= region.depth, var pointer = region.root else { return nil }
         for upper in stride(from: region.depth, to: level, by: -1) {
-            let node = try blocks.readInner(
-                pointer, of: region, firstPage: PageTable.firstPage(of: span, level: upper), level: upper)
+            let node = try innerNode(pointer, firstPage: PageTable.firstPage(of: span, level: upper), level: upper)
             guard let child = node.children[PageTable.childIndex(span, level: upper)] else { return nil }
             pointer = child
         }
         return pointer
+    }
+
+    /// The inner node at `pointer`, which is that of `firstPage` and `level`.
+    func innerNode(_ pointer: BlockPointer, firstPage: PageIndex, level: UInt8) throws(StoreError) -> InnerNode {
+        if let known = inner.withLock({ $0[level]?[firstPage] }) { return known }
+        let node = try blocks.readInner(pointer, of: region, firstPage: firstPage, level: level)
+        inner.withLock { inner in
+            if inner[level, default: [:]].count >= Self.keptOfLevel { inner[level] = [:] }
+            inner[level, default: [:]][firstPage] = node
+        }
+        return node
     }
 }

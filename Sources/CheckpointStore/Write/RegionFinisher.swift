@@ -45,9 +45,8 @@ struct RegionFinisher {
         if spans.isEmpty, !mustRebuild(level: level, first: first) { return inherited }
         if level == 0 { return leaves[first] ?? inherited }
         var children = [BlockPointer?](repeating: nil, count: PageTree.fanout)
-        if let inherited, let parent = region.parent {
-            children = try writer.blocks.readInner(
-                inherited, of: parent, firstPage: first.firstPage, level: level).children
+        if let inherited, let tree = region.parentTree {
+            children = try tree.innerNode(inherited, firstPage: first.firstPage, level: level).children
         }
         let before = children
         var rest = spans
@@ -72,8 +71,8 @@ struct RegionFinisher {
 
     /// The parent's node for that place; nil when it has none of that level there.
     private func inheritedNode(level: UInt8, first: SpanIndex) throws(StoreError) -> BlockPointer? {
-        guard let parent = region.parent, first.rawValue < PageTable.spanCount(parent.pageCount) else { return nil }
-        return try ParentTree(blocks: writer.blocks, region: parent).node(of: first, level: level)
+        guard let tree = region.parentTree, first.rawValue < PageTable.spanCount(tree.region.pageCount) else { return nil }
+        return try tree.node(of: first, level: level)
     }
 
     /// True where the shape of the tree differs from the parent's: above its root, and where the region

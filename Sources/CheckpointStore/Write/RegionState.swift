@@ -11,6 +11,8 @@ final class RegionState: Sendable {
     let key: RegionKey
     /// The parent's region of that name, whose pages stand where nothing else is put.
     let parent: RegionRecord?
+    /// The page table of that region.
+    let parentTree: ParentTree?
 
     struct Progress {
         var byteLength: ByteCount
@@ -26,11 +28,14 @@ final class RegionState: Sendable {
     }
     let progress: Lock<Progress>
 
-    init(name: String, kind: RegionKind, key: RegionKey, byteLength: ByteCount?, parent: RegionRecord?) {
+    init(
+        blocks: BlockReader, name: String, kind: RegionKind, key: RegionKey, byteLength: ByteCount?, parent: RegionRecord?
+    ) {
         self.name = name
         self.kind = kind
         self.key = key
         self.parent = parent
+        parentTree = parent.map { ParentTree(blocks: blocks, region: $0) }
         progress = Lock(
             Progress(
                 byteLength: byteLength ?? .zero, isGrowing: byteLength == nil, storedPages: parent?.storedPages.int ?? 0))

@@ -151,8 +151,7 @@ extension CheckpointWriter {
     /// The leaf of a span as the checkpoint has it now: its own, or the parent's.
     func currentLeaf(of region: RegionState, span: SpanIndex) throws(StoreError) -> BlockPointer? {
         if let own = region.progress.withLock({ $0.leaves[span] }) { return own }
-        guard let parent = region.parent else { return nil }
-        return try ParentTree(blocks: blocks, region: parent).leaf(of: span)
+        return try region.parentTree?.leaf(of: span)
     }
 }
 

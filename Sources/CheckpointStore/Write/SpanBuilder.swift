@@ -1,9 +1,11 @@
-// Saving one span: pages -> zero, unchanged or new -> runs -> a new leaf.
+// Saving one span: pages -> zero, unchanged or new -> runs -> a new leaf. Pages of runs that have become too empty are stored anew
+// with them (`RepackingRules`).
 //
 // Invariants:
 // - A page's zero test, hash and compression see the same bytes: those of a private copy, unless the
 //   caller declared its memory stable.
 // - A leaf lists no zero page and no page behind the region's end.
+// - A page is stored anew only from bytes that were verified, and keeps its hash.
 
 import Glibc
 import PageCodec
@@ -27,6 +29,7 @@ import Units
 struct SpanOutcome {
     /// The span's leaf; nil when all its pages are zero.
     var leaf: BlockPointer?
+    /// Pages stored: those that differ, and those that were re-packed.
     var newPages = 0
     var storedBytes = 0
     /// Pages that are not zero, after and before.
@@ -44,8 +47,14 @@ final class Lane {
     let gathered = AlignedBuffer(count: pagesPerRun * pageSize)
     /// A run whose length must be known before it gets its place.
     let scratch = AlignedBuffer(count: pagesPerRun * pageSize + 4096)
+    /// For reading what is re-packed.
+    private(set) lazy var decoder = RunDecoder(blocks)
+    private let blocks: BlockReader
 
-    init(data: SegmentAppender) { self.data = data }
+    init(blocks: BlockReader, data: SegmentAppender) {
+        self.blocks = blocks
+        self.data = data
+    }
 }
 
 struct SpanBuilder {
@@ -71,40 +80,49 @@ struct SpanBuilder {
         // A patch leaf may name pages behind the end of a region that was made shorter, if only as zeros.
         let mustRewrite = !before.patched.subtracting(PageSet(0..<limit)).isEmpty
         guard !changed.fresh.isEmpty || !changed.zeroed.isEmpty || mustRewrite else { return outcome }
-        let runs = try storeRuns(input, &changed)
-        outcome.newPages = changed.fresh.count
-        outcome.storedBytes = runs.reduce(0) { $0 + Int($1.storedLength) }
-        let map = changed.merged(before, runs: runs)
+        try chooseMoved(before, input, &changed)
+        try storeRuns(changed.fresh, input.span, &changed)
+        // In runs of their own: what has lasted is likely to last, what has just been written is not.
+        try storeRuns(changed.moved, input.span, &changed)
+        outcome.newPages = changed.fresh.count + changed.moved.count
+        outcome.storedBytes = changed.runs.reduce(0) { $0 + Int($1.storedLength) }
+        let map = changed.merged(before)
         outcome.storedPages = map.storedPages
         outcome.leaf = try storeLeaf(map, span: input.span)
         return outcome
     }
 
     /// What changes in a span.
-    @safe private struct Change {
+    @safe struct Change {
         var fresh = PageSet()
         var zeroed = PageSet()
+        /// Pages that stay as they are and are stored anew.
+        var moved = PageSet()
         var hashes: [Hash128]
-        /// Where the bytes of fresh pages are: page q at `source + q * 4096`.
+        /// Where the bytes of given pages are: page q at `source + q * 4096`.
         var source: UnsafeRawPointer?
-        /// For fresh pages: which new run, which page of it.
+        /// Of `moved`, the pages whose bytes were not given: they are in the lane's copy.
+        var readBack = PageSet()
+        /// The new runs.
+        var runs: [BlockPointer] = []
+        /// For fresh and moved pages: which new run, which page of it.
         var runOf = [UInt16](repeating: 0, count: pagesPerSpan)
         var offsetOf = [UInt8](repeating: 0, count: pagesPerSpan)
 
         init(_ before: SpanMap) { hashes = before.hashes }
 
-        func merged(_ before: SpanMap, runs: [BlockPointer]) -> SpanMap {
+        func merged(_ before: SpanMap) -> SpanMap {
             var runIndex = before.runOf
             var offsets = before.offsetOf
             zeroed.forEach { runIndex[$0] = SpanMap.zeroPage }
-            fresh.forEach { page in
+            let stored = fresh.union(moved)
+            stored.forEach { page in
                 runIndex[page] = runOf[page] + UInt16(before.runs.count)
                 offsets[page] = offsetOf[page]
             }
-            let patched = before.patched.union(fresh).union(zeroed)
             return SpanMap(
                 runs: before.runs + runs, runOf: runIndex, offsetOf: offsets, hashes: hashes, base: before.base,
-                patched: patched)
+                patched: before.patched.union(stored).union(zeroed))
         }
     }
 
@@ -140,33 +158,23 @@ struct SpanBuilder {
 
     // MARK: runs
 
-    /// Cuts the fresh pages, in page order, into runs of up to 16 and stores them.
-    private func storeRuns(_ input: SpanInput, _ change: inout Change) throws(StoreError) -> [BlockPointer] {
-        var runs: [BlockPointer] = []
-        var pages: [UInt16] = []
-        pages.reserveCapacity(pagesPerRun)
+    /// Cuts pages, in their order, into runs of up to 16 and stores them.
+    private func storeRuns(_ pages: PageSet, _ span: SpanIndex, _ change: inout Change) throws(StoreError) {
         var all: [UInt16] = []
-        all.reserveCapacity(pagesPerSpan)
-        change.fresh.forEach { all.append(UInt16($0)) }
-        var next = 0
-        while next < all.count {
-            pages.removeAll(keepingCapacity: true)
-            pages.append(contentsOf: all[next..<min(next + pagesPerRun, all.count)])
-            next += pages.count
-            for (offset, page) in pages.enumerated() {
-                change.runOf[Int(page)] = UInt16(runs.count)
+        all.reserveCapacity(pages.count)
+        pages.forEach { all.append(UInt16($0)) }
+        for start in stride(from: 0, to: all.count, by: pagesPerRun) {
+            let members = all[start..<min(start + pagesPerRun, all.count)]
+            for (offset, page) in members.enumerated() {
+                change.runOf[Int(page)] = UInt16(change.runs.count)
                 change.offsetOf[Int(page)] = UInt8(offset)
             }
-            guard let source = unsafe change.source else { preconditionFailure("fresh pages have a source") }
-            runs.append(try unsafe storeRun(pages, span: input.span, source: source))
+            change.runs.append(try storeRun(Array(members), span: span, change))
         }
-        return runs
     }
 
-    private func storeRun(
-        _ pages: [UInt16], span: SpanIndex, source: UnsafeRawPointer
-    ) throws(StoreError) -> BlockPointer {
-        let payload = unsafe contiguous(pages, source)
+    private func storeRun(_ pages: [UInt16], span: SpanIndex, _ change: Change) throws(StoreError) -> BlockPointer {
+        let payload = unsafe contiguous(pages, change)
         let payloadOffset = PageRunHeader.payloadOffset(pageCount: pages.count)
         if lane.data.hasRoom(PageRunHeader.maximumLength) {
             let block = unsafe try lane.data.beginBlock(payloadOffset + payload.count)
@@ -182,15 +190,22 @@ struct SpanBuilder {
     }
 
     /// The pages as one piece of memory: in place when they follow each other, else gathered.
-    private func contiguous(_ pages: [UInt16], _ source: UnsafeRawPointer) -> UnsafeRawBufferPointer {
+    private func contiguous(_ pages: [UInt16], _ change: Change) -> UnsafeRawBufferPointer {
         let count = pages.count * pageSize
-        if Int(pages[pages.count - 1]) - Int(pages[0]) == pages.count - 1 {
-            return unsafe UnsafeRawBufferPointer(start: source + Int(pages[0]) * pageSize, count: count)
-        }
+        let first = unsafe bytes(of: Int(pages[0]), change)
+        let last = unsafe bytes(of: Int(pages[pages.count - 1]), change)
+        let isInOnePlace = pages.allSatisfy { change.readBack.contains(Int($0)) == change.readBack.contains(Int(pages[0])) }
+        if isInOnePlace, unsafe last - first == count - pageSize { return unsafe UnsafeRawBufferPointer(start: first, count: count) }
         for (index, page) in pages.enumerated() {
-            unsafe memcpy(lane.gathered.base + index * pageSize, source + Int(page) * pageSize, pageSize)
+            unsafe memcpy(lane.gathered.base + index * pageSize, bytes(of: Int(page), change), pageSize)
         }
         return unsafe UnsafeRawBufferPointer(start: UnsafeRawPointer(lane.gathered.base), count: count)
+    }
+
+    private func bytes(of page: Int, _ change: Change) -> UnsafeRawPointer {
+        if change.readBack.contains(page) { return unsafe UnsafeRawPointer(lane.copy.base) + page * pageSize }
+        guard let source = unsafe change.source else { preconditionFailure("pages to be stored have a source") }
+        return unsafe source + page * pageSize
     }
 
     /// Writes header and payload of a run into `block`. Returns the run's length.
@@ -204,68 +219,5 @@ struct SpanBuilder {
         _ block: UnsafeMutableRawBufferPointer, _ length: Int, _ pages: [UInt16]
     ) -> BlockPointer {
         unsafe RunEncoding.finish(block, length, pageCount: pages.count, birth: BlockBirth(writer.id), lane.data)
-    }
-
-    // MARK: leaves
-
-    /// Most entries that a patch leaf has; past that a full leaf reads and costs less.
-    static let maximumPatch = 64
-
-    private func storeLeaf(_ map: SpanMap, span: SpanIndex) throws(StoreError) -> BlockPointer? {
-        guard map.storedPages > 0 else { return nil }
-        let birth = BlockBirth(writer.id)
-        // Neither a patch leaf nor its base may list pages behind the region's end: one that was made shorter gets a full leaf.
-        let isShortened = !map.patched.subtracting(PageSet(0..<limit)).isEmpty
-        if let base = map.base, map.patched.count <= SpanBuilder.maximumPatch, !isShortened {
-            return try writer.appendIndex(patch(map, base, span).encoded(birth: birth))
-        }
-        return try writer.appendIndex(leaf(map, span).encoded(birth: birth))
-    }
-
-    private func patch(_ map: SpanMap, _ base: BlockPointer, _ span: SpanIndex) -> PatchLeaf {
-        var used = UsedRuns(map.runs)
-        var entries: [PatchEntry] = []
-        map.patched.forEach { page in
-            let run = map.isZero(page) ? nil : used.index(map.runOf[page])
-            entries.append(
-                PatchEntry(
-                    page: UInt16(page), run: run, pageOffset: run == nil ? 0 : map.offsetOf[page],
-                    hash: run == nil ? .zero : map.hashes[page]))
-        }
-        return PatchLeaf(regionKey: key, span: span, base: base, runs: used.runs, entries: entries)
-    }
-
-    private func leaf(_ map: SpanMap, _ span: SpanIndex) -> Leaf {
-        var used = UsedRuns(map.runs)
-        var extents: [Extent] = []
-        var hashes: [Hash128] = []
-        for page in 0..<pagesPerSpan where !map.isZero(page) {
-            let run = used.index(map.runOf[page])
-            hashes.append(map.hashes[page])
-            if let last = extents.last, last.runIndex == run, Int(last.firstPage) + Int(last.pageCount) == page,
-                last.pageOffset + last.pageCount == map.offsetOf[page]
-            {
-                extents[extents.count - 1].pageCount += 1
-            } else {
-                extents.append(
-                    Extent(firstPage: UInt16(page), pageCount: 1, pageOffset: map.offsetOf[page], runIndex: run))
-            }
-        }
-        return Leaf(regionKey: key, span: span, runs: used.runs, extents: extents, hashes: hashes)
-    }
-
-    /// Numbers the runs that are still used, in the order of their first use.
-    private struct UsedRuns {
-        private let all: [BlockPointer]
-        private var numbers: [UInt16: UInt16] = [:]
-        private(set) var runs: [BlockPointer] = []
-        init(_ all: [BlockPointer]) { self.all = all }
-        mutating func index(_ run: UInt16) -> UInt16 {
-            if let number = numbers[run] { return number }
-            let number = UInt16(runs.count)
-            numbers[run] = number
-            runs.append(all[Int(run)])
-            return number
-        }
     }
 }

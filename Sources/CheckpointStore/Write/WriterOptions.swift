@@ -15,6 +15,8 @@ public struct WriterOptions: Sendable {
     /// Called by the working threads after each span, with the pages that the call under way has done so far (pages put singly:
     /// those of the span that was saved); must be quick.
     public var progress: (@Sendable (PageCount) -> Void)?
+    /// What is stored anew because it has become dear to read; tests have their own rules.
+    package var repacking: any RepackingRules = StandardRepacking()
 
     public init(
         parallelism: Int = WriterOptions.defaultParallelism, labels: [String: String] = [:], references: [String] = [],
