@@ -103,7 +103,7 @@ struct GoldenCheck {
                 fail("verify does not find the superblock lost: \(report.damages)")
             }
             guard let damages = expected.damages else { return }
-            let places = report.damages.map(place)
+            let places = report.lostPlaces.map(place)
             if places.count != damages.count || Set(places) != Set(damages) {
                 fail("verify finds \(report.damages) in \(places), expected \(damages)")
             }
@@ -111,7 +111,7 @@ struct GoldenCheck {
     }
 
     /// A checkpoint whose record can't be read has its id for a name in the engine's reports.
-    private func place(_ damage: Damage) -> GoldenCase.DamagedPlace {
+    private func place(_ damage: LostPlace) -> GoldenCase.DamagedPlace {
         GoldenCase.DamagedPlace(
             checkpoint: damage.checkpoint.flatMap { CheckpointID(hex: $0) == nil ? $0 : nil }, region: damage.region,
             firstPage: damage.pages?.lowerBound.rawValue,

@@ -4,7 +4,6 @@
 
 import Media
 import StoreFormat
-import Threading
 import Units
 
 extension Verifier {
@@ -29,7 +28,7 @@ extension Verifier {
             try noteStore("\(used.count) segments are in use, but usedSegments in the superblock is \(slot.usedSegments)")
         }
         // A part of the table would make all that it does not name seem misplaced.
-        if isWhole { state.withLock { $0.entries = Dictionary(uniqueKeysWithValues: used) } }
+        if isWhole { trees.setSegments(Dictionary(uniqueKeysWithValues: used)) }
         return isWhole
     }
 
@@ -40,14 +39,14 @@ extension Verifier {
         do throws(StoreError) {
             guard level > 0 else {
                 let leaf = try store.readTableLeaf(pointer, first: first)
-                countSound([pointer])
+                trees.countSound(pointer)
                 for (index, entry) in leaf.entries.enumerated() where entry != .neverUsed {
                     entries.append((SegmentIndex(first.rawValue + UInt64(index)), entry))
                 }
                 return
             }
             let node = try store.readTableInner(pointer, level: level, containing: first)
-            countSound([pointer])
+            trees.countSound(pointer)
             for (index, child) in node.children.enumerated() {
                 guard let child else { continue }
                 let start = first.rawValue + UInt64(index) * SegmentTable.segmentsPerNode(level: level - 1)
@@ -55,7 +54,7 @@ extension Verifier {
             }
         } catch {
             isWhole = false
-            try note(error, checkpoint: nil, region: nil, ranges: [])
+            _ = try trees.note(error, block: pointer, isOfBlock: true)
         }
     }
 
@@ -97,7 +96,7 @@ extension Verifier {
 
     /// What was reached must be counted by the table.
     func checkLive() throws(StoreError) {
-        let (entries, live, uncounted) = state.withLock { ($0.entries, $0.live, $0.uncounted) }
+        let (entries, live, uncounted) = trees.segmentCounts
         for (segment, pointer) in uncounted.sorted(by: { $0.key < $1.key }) {
             try noteStore(
                 "the segment table does not count segment \(segment) as written where there is a \(pointer.kind)",

@@ -1,0 +1,176 @@
+// Checking leaves and the runs that they list.
+//
+// Invariants:
+// - A patch leaf costs what it lists: its base is a node of its own, verified once for all patches over it.
+// - A run's bytes are hashed once, however many leaves list it; each leaf's own claims about it are checked against its page list.
+
+import Media
+import PageCodec
+import StoreFormat
+import Units
+
+/// A page that a leaf lists: which page of the span, and which page of its run it is said to be.
+struct ListedPage {
+    var page: Int
+    var place: Int
+    var hash: Hash128
+}
+
+extension VerifyWorker {
+    /// A leaf with all its runs. For a full leaf also which pages it lists.
+    func leaf(_ node: TreeNode) throws(StoreError) -> (NodeFinding, PageSet?) {
+        verifier.pay(node.pointer)
+        let bytes = try store.readBlock(node.pointer)
+        do {
+            if node.pointer.kind == .patchLeaf {
+                let patch = unsafe try PatchLeaf.decode(bytes.span.bytes)
+                try patch.checkPlace(regionKey: node.regionKey, span: node.first)
+                return (try self.patch(patch, node), nil)
+            }
+            let leaf = unsafe try Leaf.decode(bytes.span.bytes)
+            try leaf.checkPlace(regionKey: node.regionKey, span: node.first)
+            return try full(leaf, node)
+        } catch let error as FormatError {
+            throw store.medium.corrupt(error, at: try store.placeOf(node.pointer))
+        } catch let error as StoreError {
+            throw error
+        } catch {
+            preconditionFailure("decoding throws format errors, reading throws store errors")
+        }
+    }
+
+    private func full(_ leaf: Leaf, _ node: TreeNode) throws(StoreError) -> (NodeFinding, PageSet?) {
+        verifier.countSound(node.pointer)
+        var pagesOf = [[ListedPage]](repeating: [], count: leaf.runs.count)
+        var listed = PageSet()
+        var next = 0
+        for extent in leaf.extents {
+            for index in 0..<Int(extent.pageCount) {
+                let page = Int(extent.firstPage) + index
+                pagesOf[Int(extent.runIndex)].append(ListedPage(page: page, place: Int(extent.pageOffset) + index, hash: leaf.hashes[next]))
+                listed.insert(page)
+                next += 1
+            }
+        }
+        var finding = NodeFinding(pages: UInt64(listed.count), end: end(of: listed, node.first))
+        finding.losses = try check(leaf.runs, pagesOf, node)
+        return (finding, listed)
+    }
+
+    private func patch(_ patch: PatchLeaf, _ node: TreeNode) throws(StoreError) -> NodeFinding {
+        verifier.countSound(node.pointer)
+        var pagesOf = [[ListedPage]](repeating: [], count: patch.runs.count)
+        var (patched, stored) = (PageSet(), 0)
+        for entry in patch.entries {
+            patched.insert(Int(entry.page))
+            guard let run = entry.run else { continue }
+            stored += 1
+            pagesOf[Int(run)].append(ListedPage(page: Int(entry.page), place: Int(entry.pageOffset), hash: entry.hash))
+        }
+        let base = TreeNode(pointer: patch.base, regionKey: node.regionKey, first: node.first, level: 0)
+        let below = try finding(base)
+        var result = NodeFinding(losses: try check(patch.runs, pagesOf, node))
+        guard let listed = verifier.memo.listed(base.identity) else {
+            // Without its base nothing of the span can be read, patched or not.
+            result.losses = below.losses
+            return result
+        }
+        let hidden = patched.ranges(in: node.first)
+        for loss in below.losses {
+            let pages = loss.pages.subtracting(hidden)
+            if !pages.isEmpty { result.losses.append(NodeLoss(damage: loss.damage, pages: pages)) }
+        }
+        result.pages = UInt64(listed.subtracting(patched).count + stored)
+        result.end = end(of: listed.union(patched), node.first)
+        return result
+    }
+
+    private func end(of pages: PageSet, _ span: SpanIndex) -> UInt64 { pages.last.map { span.firstPage.rawValue + UInt64($0) + 1 } ?? 0 }
+
+    // MARK: runs
+
+    /// Checks the runs of a leaf. Returns what is lost of its pages.
+    private func check(_ runs: [BlockPointer], _ pagesOf: [[ListedPage]], _ node: TreeNode) throws(StoreError) -> [NodeLoss] {
+        // One look at the shared state before the runs and one after them: locks for each run cost more than hashing it.
+        let prints = runs.map { $0.fingerprint(node.regionKey, node.first) }
+        let known = verifier.state.withLock { state in
+            zip(runs, prints).map { pointer, print in
+                state.runs[pointer.placeNumber].flatMap { $0.fingerprint == print ? $0.places : nil } ?? 0
+            }
+        }
+        var (found, losses): ([(BlockPointer, TreeVerifier.SoundRun)], [NodeLoss]) = ([], [])
+        for (index, pointer) in runs.enumerated() where !pagesOf[index].isEmpty {
+            let places = pagesOf[index].reduce(UInt16(0)) { $0 | 1 << UInt16($1.place) }
+            let lost = try run(pointer, pagesOf[index], known: known[index], places: places, node)
+            losses += lost
+            if lost.isEmpty { found.append((pointer, TreeVerifier.SoundRun(fingerprint: prints[index], places: places))) }
+        }
+        if !found.isEmpty { verifier.countSound(runs: found) }
+        return losses
+    }
+
+    /// Checks one run as far as it is not `known` to be sound. Returns what is lost of the pages that are listed.
+    private func run(
+        _ pointer: BlockPointer, _ listed: [ListedPage], known: UInt16, places: UInt16, _ node: TreeNode
+    ) throws(StoreError) -> [NodeLoss] {
+        if known & places == places, pages == nil { return [] }
+        var all = PageSet()
+        for one in listed { all.insert(one.page) }
+        if let damage = verifier.state.withLock({ $0.log.number(of: pointer) }) {
+            return [NodeLoss(damage: damage, pages: all.ranges(in: node.first))]
+        }
+        do throws(StoreError) {
+            if pages != nil {
+                verifier.pay(pointer)
+                // Unpacking verifies the private copy that it unpacks from.
+                return try checkPages(pointer, listed, all, node)
+            }
+            if known == 0 {
+                verifier.pay(pointer)
+                _ = try store.checkSum(pointer)
+            }
+            try checkList(pointer, listed, node)
+            return []
+        } catch {
+            let isOfBlock = (try? store.checkSum(pointer)) == nil
+            return [NodeLoss(damage: try verifier.note(error, block: pointer, isOfBlock: isOfBlock), pages: all.ranges(in: node.first))]
+        }
+    }
+
+    /// The run's bytes are those that the pointer was made for; are they also what the leaf takes them for?
+    private func checkList(_ pointer: BlockPointer, _ listed: [ListedPage], _ node: TreeNode) throws(StoreError) {
+        let place = try store.placeOf(pointer)
+        // A few bytes more than the list: a read that ends in zero, as lists do, costs a look at the medium's size.
+        let length = min(Int(pointer.storedLength), PageRunHeader.payloadOffset(pageCount: pagesPerRun) + 8)
+        let bytes = unsafe UnsafeMutableRawBufferPointer(rebasing: head.bytes[0..<length])
+        try onMedium { () throws(MediumError) in unsafe try store.medium.read(at: place, into: bytes) }
+        do {
+            for one in listed {
+                try PageRunHeader.checkListed(
+                    unsafe UnsafeRawBufferPointer(bytes).bytes, regionKey: node.regionKey, span: node.first, page: UInt16(one.page), at: one.place)
+            }
+        } catch { throw store.medium.corrupt(error, at: place) }
+    }
+
+    /// Unpacks the run and compares each listed page with its hash.
+    private func checkPages(
+        _ pointer: BlockPointer, _ listed: [ListedPage], _ all: PageSet, _ node: TreeNode
+    ) throws(StoreError) -> [NodeLoss] {
+        guard let pages else { preconditionFailure("pages are checked into a buffer") }
+        var (runOf, offsetOf) = (SpanMap.empty.runOf, SpanMap.empty.offsetOf)
+        for one in listed {
+            runOf[one.page] = 0
+            offsetOf[one.page] = UInt8(one.place)
+        }
+        let map = SpanMap(runs: [pointer], runOf: runOf, offsetOf: offsetOf, hashes: SpanMap.empty.hashes, base: nil, patched: PageSet())
+        unsafe try decoder.place(all, of: map, key: node.regionKey, span: node.first, at: pages.base)
+        var wrong = PageSet()
+        for one in listed where unsafe pageHash(UnsafeRawPointer(pages.base + one.page * pageSize), seed: verifier.pageHashSeed) != one.hash {
+            wrong.insert(one.page)
+        }
+        guard !wrong.isEmpty else { return [] }
+        let error = StoreError(
+            .corrupt, "pages are not what their hashes say", medium: store.medium.name, offset: try store.placeOf(pointer))
+        return [NodeLoss(damage: try verifier.note(error, block: pointer), pages: wrong.ranges(in: node.first))]
+    }
+}
