@@ -110,11 +110,11 @@ struct GoldenCheck {
         } catch { fail("verify fails: \(error)") }
     }
 
-    /// A checkpoint whose record can't be read has its id for a name in the engine's reports.
+    /// The sample stores name no checkpoint where its record can't be read; the engine has its name from the catalog.
     private func place(_ damage: LostPlace) -> GoldenCase.DamagedPlace {
-        GoldenCase.DamagedPlace(
-            checkpoint: damage.checkpoint.flatMap { CheckpointID(hex: $0) == nil ? $0 : nil }, region: damage.region,
-            firstPage: damage.pages?.lowerBound.rawValue,
+        let isRecord = damage.region == nil && damage.offset != nil
+        return GoldenCase.DamagedPlace(
+            checkpoint: isRecord ? nil : damage.checkpoint, region: damage.region, firstPage: damage.pages?.lowerBound.rawValue,
             pageCount: damage.pages.map { ($0.upperBound - $0.lowerBound).rawValue })
     }
 

@@ -15,6 +15,8 @@ struct DamageLog: Sendable {
 
     private struct Entry {
         var damage: Damage
+        /// A tree leads to it, but behind the end of the region.
+        var isOutside = false
         var groups: [LossKey: Int] = [:]
     }
 
@@ -33,7 +35,10 @@ struct DamageLog: Sendable {
     }
 
     /// The damage of a block whose own bytes are wrong.
-    func number(of block: BlockPointer) -> Int? { known[block] }
+    func number(of block: BlockPointer) -> Int? { known.isEmpty ? nil : known[block] }
+
+    /// Somebody's tree leads there from behind its region's end: by that alone it is nobody's damage.
+    mutating func noteOutside(_ number: Int) { entries[number].isOutside = true }
 
     /// A checkpoint loses pages of a region; `region` nil: it is lost whole.
     mutating func addLoss(
@@ -50,5 +55,5 @@ struct DamageLog: Sendable {
             DamageLoss(checkpoints: [checkpoint], region: region, pages: pages, regionPages: regionPages))
     }
 
-    var damages: [Damage] { entries.map(\.damage) }
+    var damages: [Damage] { entries.filter { !$0.isOutside || !$0.damage.losses.isEmpty }.map(\.damage) }
 }

@@ -71,6 +71,9 @@ final class TreeVerifier: Sendable {
         }
     }
 
+    /// Bytes that were found sound so far.
+    var verifiedBytes: ByteCount { state.withLock { $0.bytes } }
+
     /// The names of all records that could be read.
     var recordNames: [CheckpointID: String] { state.withLock { $0.recordNames } }
     var jobsSeen: Set<CheckpointID> { state.withLock { $0.jobsSeen } }
@@ -78,7 +81,7 @@ final class TreeVerifier: Sendable {
     // MARK: checkpoints
 
     /// Verifies checkpoints, committed up to generation `newest`. `mayGoOn` is asked before each leaf.
-    /// - Throws: `.cancelled` when `mayGoOn` says no: what was found so far is kept, and the same jobs can be given again.
+    /// - Throws: `.cancelled` when `mayGoOn` says no: what was found so far is kept, and a single job that was stopped can be given again.
     func verify(
         _ jobs: [CheckpointJob], newest: Generation, mayGoOn: @escaping @Sendable () -> Bool = { true }
     ) throws(StoreError) {
@@ -114,13 +117,14 @@ final class TreeVerifier: Sendable {
             }
         }
         state.withLock { $0.active[number] = roots.map(\.1) }
-        for (region, root) in roots { try account(try worker.finding(root), region, root, affected) }
-        let isNew = state.withLock { state in
-            if state.recordNames.updateValue(record.name, forKey: job.id) != nil { return false }
+        var findings: [NodeFinding] = []
+        for (_, root) in roots { findings.append(try worker.finding(root)) }
+        // From here on nothing is stopped any more: what is added to the report is added once.
+        for ((region, root), finding) in zip(roots, findings) { try account(finding, region, root, affected) }
+        state.withLock { state in
+            state.recordNames[job.id] = record.name
             state.checkpointCount += 1
-            return true
         }
-        guard isNew else { return }
         countSound(job.value.record)
         try checkRecord(record, job, affected, newest)
     }
@@ -147,7 +151,10 @@ final class TreeVerifier: Sendable {
         let whole = PageRanges(PageIndex(UInt64(0))..<PageIndex(region.pageCount.rawValue))
         for loss in finding.losses {
             let pages = loss.pages.intersection(whole)
-            guard !pages.isEmpty else { continue }
+            guard !pages.isEmpty else {
+                state.withLock { $0.log.noteOutside(loss.damage) }
+                continue
+            }
             state.withLock { $0.log.addLoss(loss.damage, checkpoint, region: region.name, pages: pages, regionPages: region.pageCount) }
         }
         if finding.end > region.pageCount.rawValue {

@@ -10,7 +10,17 @@ extension Verifier {
     /// The slots of older generations, of which each has two.
     func slots() throws(StoreError) {
         guard store.pinnedGeneration == nil else { return }
-        for reason in try SlotRing.damagedSlots(store.medium, newest: slot) { try noteStore(reason) }
+        var newest = slot
+        while true {
+            let reasons = try SlotRing.damagedSlots(store.medium, newest: newest)
+            // A commit under way may have half a slot where it writes: damage is what stays when nothing has moved on.
+            let now = reasons.isEmpty ? newest : try store.newestSlot()
+            guard now.generation != newest.generation else {
+                for reason in reasons { try noteStore(reason) }
+                return
+            }
+            newest = now
+        }
     }
 
     /// The segment table, with each used segment's header. False when part of it can't be read.

@@ -9,11 +9,34 @@ import PageCodec
 import StoreFormat
 import Units
 
-/// A page that a leaf lists: which page of the span, and which page of its run it is said to be.
+/// A page that a leaf lists: which page of the span, and which page of which run it is said to be.
 struct ListedPage {
     var page: Int
+    var run: Int
     var place: Int
     var hash: Hash128
+}
+
+/// The pages of a leaf by their runs, in one piece of memory: leaves may name hundreds of runs.
+private struct PagesByRun {
+    private let pages: [ListedPage]
+    /// Where the pages of each run start; one more at the end.
+    private let starts: [Int]
+
+    init(_ listed: [ListedPage], runCount: Int) {
+        var ends = [Int](repeating: 0, count: runCount + 1)
+        for one in listed { ends[one.run + 1] += 1 }
+        for run in 0..<runCount { ends[run + 1] += ends[run] }
+        starts = ends
+        var order = [Int](repeating: 0, count: listed.count)
+        for (index, one) in listed.enumerated() {
+            order[ends[one.run]] = index
+            ends[one.run] += 1
+        }
+        pages = order.map { listed[$0] }
+    }
+
+    subscript(run: Int) -> ArraySlice<ListedPage> { pages[starts[run]..<starts[run + 1]] }
 }
 
 extension VerifyWorker {
@@ -41,46 +64,43 @@ extension VerifyWorker {
 
     private func full(_ leaf: Leaf, _ node: TreeNode) throws(StoreError) -> (NodeFinding, PageSet?) {
         verifier.countSound(node.pointer)
-        var pagesOf = [[ListedPage]](repeating: [], count: leaf.runs.count)
+        var pages: [ListedPage] = []
+        pages.reserveCapacity(leaf.hashes.count)
         var listed = PageSet()
-        var next = 0
         for extent in leaf.extents {
             for index in 0..<Int(extent.pageCount) {
                 let page = Int(extent.firstPage) + index
-                pagesOf[Int(extent.runIndex)].append(ListedPage(page: page, place: Int(extent.pageOffset) + index, hash: leaf.hashes[next]))
+                pages.append(
+                    ListedPage(page: page, run: Int(extent.runIndex), place: Int(extent.pageOffset) + index, hash: leaf.hashes[pages.count]))
                 listed.insert(page)
-                next += 1
             }
         }
         var finding = NodeFinding(pages: UInt64(listed.count), end: end(of: listed, node.first))
-        finding.losses = try check(leaf.runs, pagesOf, node)
+        finding.losses = try check(leaf.runs, PagesByRun(pages, runCount: leaf.runs.count), node)
         return (finding, listed)
     }
 
     private func patch(_ patch: PatchLeaf, _ node: TreeNode) throws(StoreError) -> NodeFinding {
-        verifier.countSound(node.pointer)
-        var pagesOf = [[ListedPage]](repeating: [], count: patch.runs.count)
-        var (patched, stored) = (PageSet(), 0)
+        var (pages, patched): ([ListedPage], PageSet) = ([], PageSet())
         for entry in patch.entries {
             patched.insert(Int(entry.page))
             guard let run = entry.run else { continue }
-            stored += 1
-            pagesOf[Int(run)].append(ListedPage(page: Int(entry.page), place: Int(entry.pageOffset), hash: entry.hash))
+            pages.append(ListedPage(page: Int(entry.page), run: Int(run), place: Int(entry.pageOffset), hash: entry.hash))
         }
         let base = TreeNode(pointer: patch.base, regionKey: node.regionKey, first: node.first, level: 0)
         let below = try finding(base)
-        var result = NodeFinding(losses: try check(patch.runs, pagesOf, node))
+        verifier.countSound(node.pointer)
+        var result = NodeFinding(losses: try check(patch.runs, PagesByRun(pages, runCount: patch.runs.count), node))
         guard let listed = verifier.memo.listed(base.identity) else {
             // Without its base nothing of the span can be read, patched or not.
             result.losses = below.losses
             return result
         }
-        let hidden = patched.ranges(in: node.first)
         for loss in below.losses {
-            let pages = loss.pages.subtracting(hidden)
+            let pages = loss.pages.subtracting(patched.ranges(in: node.first))
             if !pages.isEmpty { result.losses.append(NodeLoss(damage: loss.damage, pages: pages)) }
         }
-        result.pages = UInt64(listed.subtracting(patched).count + stored)
+        result.pages = UInt64(listed.subtracting(patched).count + pages.count)
         result.end = end(of: listed.union(patched), node.first)
         return result
     }
@@ -90,12 +110,13 @@ extension VerifyWorker {
     // MARK: runs
 
     /// Checks the runs of a leaf. Returns what is lost of its pages.
-    private func check(_ runs: [BlockPointer], _ pagesOf: [[ListedPage]], _ node: TreeNode) throws(StoreError) -> [NodeLoss] {
+    private func check(_ runs: [BlockPointer], _ pagesOf: PagesByRun, _ node: TreeNode) throws(StoreError) -> [NodeLoss] {
         // One look at the shared state before the runs and one after them: locks for each run cost more than hashing it.
         let prints = runs.map { $0.fingerprint(node.regionKey, node.first) }
         let known = verifier.state.withLock { state in
-            zip(runs, prints).map { pointer, print in
-                state.runs[pointer.placeNumber].flatMap { $0.fingerprint == print ? $0.places : nil } ?? 0
+            zip(runs, prints).map { pointer, print -> (places: UInt16, damage: Int?) in
+                guard let run = state.runs[pointer.placeNumber], run.fingerprint == print else { return (0, state.log.number(of: pointer)) }
+                return (run.places, nil)
             }
         }
         var (found, losses): ([(BlockPointer, TreeVerifier.SoundRun)], [NodeLoss]) = ([], [])
@@ -111,12 +132,11 @@ extension VerifyWorker {
 
     /// Checks one run as far as it is not `known` to be sound. Returns what is lost of the pages that are listed.
     private func run(
-        _ pointer: BlockPointer, _ listed: [ListedPage], known: UInt16, places: UInt16, _ node: TreeNode
+        _ pointer: BlockPointer, _ listed: ArraySlice<ListedPage>, known: (places: UInt16, damage: Int?), places: UInt16, _ node: TreeNode
     ) throws(StoreError) -> [NodeLoss] {
-        if known & places == places, pages == nil { return [] }
-        var all = PageSet()
-        for one in listed { all.insert(one.page) }
-        if let damage = verifier.state.withLock({ $0.log.number(of: pointer) }) {
+        if known.places & places == places, pages == nil { return [] }
+        let all = listed.reduce(into: PageSet()) { $0.insert($1.page) }
+        if let damage = known.damage {
             return [NodeLoss(damage: damage, pages: all.ranges(in: node.first))]
         }
         do throws(StoreError) {
@@ -125,7 +145,7 @@ extension VerifyWorker {
                 // Unpacking verifies the private copy that it unpacks from.
                 return try checkPages(pointer, listed, all, node)
             }
-            if known == 0 {
+            if known.places == 0 {
                 verifier.pay(pointer)
                 _ = try store.checkSum(pointer)
             }
@@ -138,7 +158,7 @@ extension VerifyWorker {
     }
 
     /// The run's bytes are those that the pointer was made for; are they also what the leaf takes them for?
-    private func checkList(_ pointer: BlockPointer, _ listed: [ListedPage], _ node: TreeNode) throws(StoreError) {
+    private func checkList(_ pointer: BlockPointer, _ listed: ArraySlice<ListedPage>, _ node: TreeNode) throws(StoreError) {
         let place = try store.placeOf(pointer)
         // A few bytes more than the list: a read that ends in zero, as lists do, costs a look at the medium's size.
         let length = min(Int(pointer.storedLength), PageRunHeader.payloadOffset(pageCount: pagesPerRun) + 8)
@@ -154,7 +174,7 @@ extension VerifyWorker {
 
     /// Unpacks the run and compares each listed page with its hash.
     private func checkPages(
-        _ pointer: BlockPointer, _ listed: [ListedPage], _ all: PageSet, _ node: TreeNode
+        _ pointer: BlockPointer, _ listed: ArraySlice<ListedPage>, _ all: PageSet, _ node: TreeNode
     ) throws(StoreError) -> [NodeLoss] {
         guard let pages else { preconditionFailure("pages are checked into a buffer") }
         var (runOf, offsetOf) = (SpanMap.empty.runOf, SpanMap.empty.offsetOf)

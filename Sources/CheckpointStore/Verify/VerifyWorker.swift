@@ -79,7 +79,6 @@ final class VerifyWorker {
     }
 
     private func inner(_ node: TreeNode, _ children: [TreeNode]) throws(StoreError) -> NodeFinding {
-        verifier.countSound(node.pointer)
         // First what nobody is at; then what others have been at meanwhile.
         try visitAll(children)
         var result = NodeFinding(end: (children.last?.first.firstPage.rawValue ?? 0) + 1)
@@ -89,6 +88,8 @@ final class VerifyWorker {
             result.end = max(result.end, found.end)
             result.losses += found.losses
         }
+        // At the end: a node that is stopped at is come back to.
+        verifier.countSound(node.pointer)
         return result
     }
 
