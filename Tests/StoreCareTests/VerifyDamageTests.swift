@@ -19,14 +19,21 @@ private struct Piece: Hashable, Comparable, CustomStringConvertible {
     static func < (a: Piece, b: Piece) -> Bool { a.description < b.description }
 }
 
+/// What `body` returns; nil when it finds damage.
+private func damaged<T>(_ body: () throws -> T) throws -> T? {
+    do { return try body() } catch {
+        guard let code = (error as? StoreError)?.code, code == .corrupt || code == .notFound else { throw error }
+        return nil
+    }
+}
+
 /// What reading fails for, page by page; throws on wrong bytes.
 private func unreadable(_ store: CheckpointStore, _ model: [String: ModelCheckpoint]) throws -> Set<Piece> {
     var lost = Set<Piece>()
     let snapshot = try store.snapshot()
     var page = [UInt8](repeating: 0, count: pageSize)
     for (name, regions) in model {
-        let reader: CheckpointReader
-        do { reader = try snapshot.reader(named: name) } catch where error.code == .corrupt || error.code == .notFound {
+        guard let reader = try damaged({ try snapshot.reader(named: name) }) else {
             lost.insert(Piece(checkpoint: name))
             continue
         }
@@ -38,9 +45,8 @@ private func unreadable(_ store: CheckpointStore, _ model: [String: ModelCheckpo
                 continue
             }
             for number in 0..<region.info.pageCount.int {
-                do {
-                    try unsafe page.withUnsafeMutableBytes { try unsafe region.read(page: PageIndex(number), into: $0) }
-                } catch let error as StoreError where error.code == .corrupt {
+                let read: Void? = try damaged { try unsafe page.withUnsafeMutableBytes { try unsafe region.read(page: PageIndex(number), into: $0) } }
+                guard read != nil else {
                     lost.insert(Piece(checkpoint: name, region: regionName, page: number))
                     continue
                 }

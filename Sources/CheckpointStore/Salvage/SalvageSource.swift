@@ -96,11 +96,8 @@ final class SalvageSource: Sendable {
     ) -> PageSet {
         var lost = PageSet()
         map.forEachRun(among: wanted) { run, pages in
-            if unsafe (try? decoder.place(pages, of: map, key: key, span: span, at: base)) == nil,
-                unsafe !placeMoved(map, run, pages, key: key, span: span, at: base, decoder)
-            {
-                lost = lost.union(pages)
-            }
+            if unsafe (try? decoder.place(pages, of: map, key: key, span: span, at: base)) != nil { return }
+            lost = unsafe lost.union(placeMoved(map, run, pages, key: key, span: span, at: base, decoder))
         }
         guard let seed = layout.slot?.pageHashSeed, !map.hashes.isEmpty else { return lost }
         wanted.subtracting(lost).forEach { page in
@@ -109,22 +106,24 @@ final class SalvageSource: Sendable {
         return lost
     }
 
-    /// The pages of a run that has been moved, perhaps without some of its pages.
+    /// The pages of a run that has been moved, perhaps without some of its pages. Returns those that can't be read.
     private func placeMoved(
         _ map: SpanMap, _ run: Int, _ pages: PageSet, key: RegionKey, span: SpanIndex, at base: UnsafeMutableRawPointer, _ decoder: RunDecoder
-    ) -> Bool {
-        for (place, kept) in alternatives(map.runs[run]) {
-            var (runOf, offsetOf, isKept) = (SpanMap.empty.runOf, SpanMap.empty.offsetOf, true)
-            pages.forEach { page in
+    ) -> PageSet {
+        var lost = pages
+        for (place, kept) in alternatives(map.runs[run]) where !lost.isEmpty {
+            var (runOf, offsetOf, here) = (SpanMap.empty.runOf, SpanMap.empty.offsetOf, PageSet())
+            lost.forEach { page in
                 let old = UInt16(map.offsetOf[page])
-                if let kept, kept >> old & 1 == 0 { isKept = false }
+                if let kept, kept >> old & 1 == 0 { return }
+                here.insert(page)
                 runOf[page] = 0
                 offsetOf[page] = kept.map { UInt8(($0 & ((1 << old) - 1)).nonzeroBitCount) } ?? UInt8(old)
             }
             let moved = SpanMap(
                 runs: [place], runOf: runOf, offsetOf: offsetOf, hashes: SpanMap.empty.hashes, base: nil, patched: PageSet())
-            if isKept, unsafe (try? decoder.place(pages, of: moved, key: key, span: span, at: base)) != nil { return true }
+            if !here.isEmpty, unsafe (try? decoder.place(here, of: moved, key: key, span: span, at: base)) != nil { lost = lost.subtracting(here) }
         }
-        return false
+        return lost
     }
 }
