@@ -101,7 +101,7 @@ import Testing
         ])
     try fields(
         "verify", box.store,
-        names: ["checkpointCount", "damages", "generation", "isSound", "medium", "verifiedBlocks", "verifiedBytes"])
+        names: ["checkpointCount", "damagedRegions", "damages", "generation", "isSound", "medium", "seconds", "verifiedBlocks", "verifiedBytes"])
     try fields(
         "restore", box.store, "two", "--all", box.file("out"),
         names: ["checkpoint", "elapsedSeconds", "logicalBytes", "logicalBytesPerSecond", "regions"])
