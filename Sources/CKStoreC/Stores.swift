@@ -76,7 +76,7 @@ public func ckstore_verify(
         let threads = try Argument.threads(options.thread_count)
         let damages = try store.verify(
             checkpoint: name, options: VerifyOptions(checksPages: options.checks_pages != 0, parallelism: threads)
-        ).damages.map { damage in
+        ).lostPlaces.map { damage in
             StoreError(
                 .corrupt, damage.reason, medium: store.medium.name, offset: damage.offset, checkpoint: damage.checkpoint,
                 region: damage.region, pages: damage.pages)

@@ -11,21 +11,21 @@ final class Progress: Sendable {
         /// Bytes of earlier tasks.
         var before: UInt64 = 0
         var current: UInt64 = 0
+        /// Bytes of all tasks; nil when nobody knows.
+        var total: ByteCount?
         var lastShown: Double
         var hasLine = false
     }
     private let state: Mutex<State>
     private let isShown: Bool
-    private let total: ByteCount?
     private let start: Double
     private static let secondsBetween = 0.2
 
     /// - Parameter total: nil when nobody knows.
     init(isShown: Bool, total: ByteCount?) {
         self.isShown = isShown
-        self.total = total
         start = Self.seconds()
-        state = Mutex(State(lastShown: start))
+        state = Mutex(State(total: total, lastShown: start))
     }
 
     var elapsedSeconds: Double { Self.seconds() - start }
@@ -38,6 +38,9 @@ final class Progress: Sendable {
             state.task = task
         }
     }
+
+    /// What there is to do in all turns out only while it is done.
+    func expect(_ total: ByteCount?) { state.withLock { $0.total = total } }
 
     /// The current task has done this much by now. Calls may come out of order.
     func update(_ done: ByteCount) {
@@ -65,11 +68,11 @@ final class Progress: Sendable {
         let rate = Double(done) / elapsed
         var text = state.task.isEmpty ? "" : "\(printable(state.task)): "
         text += "\(done / UInt64(pageSize)) pages, \(readable(ByteCount(done)))"
-        if let total, total > .zero {
+        if let total = state.total, total > .zero {
             text += " of \(readable(total)) (\(done * 100 / max(done, total.rawValue)) %)"
         }
         text += ", \(readable(bytes: rate))/s"
-        if let total, total.rawValue > done, rate > 0 {
+        if let total = state.total, total.rawValue > done, rate > 0 {
             text += ", \(Self.duration(Double(total.rawValue - done) / rate)) left"
         }
         return text

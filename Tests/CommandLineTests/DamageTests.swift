@@ -33,14 +33,21 @@ private func damage(_ path: String, at bytes: ArraySlice<UInt8>) throws -> UInt6
     let object = try verified.object()
     #expect(object["isSound"] as? Bool == false)
     let damages = try #require(object["damages"] as? [[String: Any]])
-    #expect(Set(damages.compactMap { $0["checkpoint"] as? String }) == ["one", "two"])
-    for damage in damages {
-        #expect(damage["region"] as? String == "ram")
-        let pages = try #require(damage["pages"] as? [String: Any])
+    #expect(damages.count == 1)
+    let damage = try #require(damages.first)
+    #expect(damage["kind"] as? String == "page run")
+    #expect(damage["segment"] != nil && damage["offsetBytes"] != nil)
+    let losses = try #require(damage["losses"] as? [[String: Any]])
+    #expect(Set(losses.flatMap { $0["checkpoints"] as? [String] ?? [] }) == ["one", "two"])
+    for loss in losses {
+        #expect(loss["region"] as? String == "ram")
+        let pages = try #require((loss["pages"] as? [[String: Any]])?.first)
         let first = try #require(pages["first"] as? Int)
         #expect((first..<first + (try #require(pages["count"] as? Int))).contains(page))
         #expect(try #require(pages["count"] as? Int) <= 16)
     }
+    let rest = try #require(object["damagedRegions"] as? [[String: Any]])
+    #expect(rest.allSatisfy { ($0["readablePages"] as? Int ?? 0) >= 1024 - 16 } && rest.count == 2)
     let text = try box.expect(3, "verify", box.store, "one").errors
     #expect(text.contains("checkpoint one, region ram, pages "), "\(text)")
     try box.expect(0, "verify", box.store, "other")

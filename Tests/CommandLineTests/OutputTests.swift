@@ -105,7 +105,7 @@ import Testing
         ])
     try fields(
         "verify", box.store,
-        names: ["checkpointCount", "damages", "generation", "isSound", "lostBytes", "lostPages", "medium", "verifiedBlocks", "verifiedBytes"])
+        names: ["checkpointCount", "damagedRegions", "damages", "generation", "isSound", "lostBytes", "lostPages", "medium", "seconds", "verifiedBlocks", "verifiedBytes"])
     try fields(
         "restore", box.store, "two", "--all", box.file("out"),
         names: ["checkpoint", "elapsedSeconds", "logicalBytes", "logicalBytesPerSecond", "regions"])

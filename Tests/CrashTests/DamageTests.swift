@@ -111,7 +111,7 @@ struct DamageCheck: Sendable {
     }
 
     /// True when the catalog or the table is damaged: then nothing is promised about new checkpoints.
-    private func catalogIsHurt(_ report: VerifyReport) -> Bool { report.damages.contains { $0.checkpoint == nil } }
+    private func catalogIsHurt(_ report: VerifyReport) -> Bool { report.damages.contains(where: \.concernsStore) }
 }
 
 @Suite(.serialized) struct DamageTests {

@@ -264,21 +264,25 @@ extension CheckpointStore {
     }
 
     /// Calls `body` with every key and value of a stored tree, ascending, and `visiting` with every node. One read a node.
+    ///
+    /// A node that can't be read ends the walk; with `skipping`, that is called with the error, the node and the keys below it (from
+    /// the first up to, without, the second), and the walk goes on behind it.
     func forEachInCatalog(
         _ root: BlockPointer?, tree: CatalogTree, visiting: (BlockPointer) -> Void = { _ in },
+        skipping: ((StoreError, BlockPointer, [UInt8], [UInt8]?) throws(StoreError) -> Void)? = nil,
         _ body: ([UInt8], [UInt8]) throws(StoreError) -> Void
     ) throws(StoreError) {
         guard let root else { return }
         // A child's keys are not below its key in the node above, and below the key behind it.
         var pending: [(pointer: BlockPointer, level: UInt8?, low: [UInt8], high: [UInt8]?)] = [(root, nil, [], nil)]
         while let (pointer, level, low, high) = pending.popLast() {
-            let node = try readCatalogNode(pointer, tree: tree, level: level)
+            let node: CatalogNode
+            do throws(StoreError) { node = try orderedNode(pointer, tree: tree, level: level, low: low, high: high) } catch {
+                guard let skipping else { throw error }
+                try skipping(error, pointer, low, high)
+                continue
+            }
             visiting(pointer)
-            // The first key of an inner node may be lower than any.
-            let lowest = node.entries.dropFirst(node.level == 0 ? 0 : 1).first
-            let isLow = lowest.map { $0.key.lexicographicallyPrecedes(low) } ?? false
-            let isHigh = high.map { !node.entries[node.entries.count - 1].key.lexicographicallyPrecedes($0) } ?? false
-            guard !isLow, !isHigh else { throw misplaced(pointer, "its keys are out of order with those of the node above") }
             var children: [(pointer: BlockPointer, level: UInt8?, low: [UInt8], high: [UInt8]?)] = []
             for (index, entry) in node.entries.enumerated() {
                 switch entry.payload {
@@ -291,6 +295,19 @@ extension CheckpointStore {
             }
             pending += children.reversed()
         }
+    }
+
+    /// Reads a catalog node whose keys lie from `low` up to `high`.
+    private func orderedNode(
+        _ pointer: BlockPointer, tree: CatalogTree, level: UInt8?, low: [UInt8], high: [UInt8]?
+    ) throws(StoreError) -> CatalogNode {
+        let node = try readCatalogNode(pointer, tree: tree, level: level)
+        // The first key of an inner node may be lower than any.
+        let lowest = node.entries.dropFirst(node.level == 0 ? 0 : 1).first
+        let isLow = lowest.map { $0.key.lexicographicallyPrecedes(low) } ?? false
+        let isHigh = high.map { !node.entries[node.entries.count - 1].key.lexicographicallyPrecedes($0) } ?? false
+        guard !isLow, !isHigh else { throw misplaced(pointer, "its keys are out of order with those of the node above") }
+        return node
     }
 
     /// Every checkpoint in the generation of `slot`, ascending by id.

@@ -79,6 +79,9 @@ struct ResolvedBlock: Sendable {
 }
 
 extension CheckpointStore {
+    /// Reads blocks where pointers say, moved or not: for those who find moved ones themselves.
+    var blocksInPlace: BlockReader { BlockReader(store: self, forwarding: nil) }
+
     /// Reads blocks as the generation of `slot` has them.
     func blocks(in slot: Slot) -> BlockReader { BlockReader(store: self, forwarding: slot.forwarding) }
 

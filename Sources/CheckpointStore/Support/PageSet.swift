@@ -29,6 +29,11 @@ struct PageSet: Equatable, Sendable {
     @inline(__always) func contains(_ page: Int) -> Bool { words[page >> 6] >> UInt64(page & 63) & 1 == 1 }
     @inline(__always) mutating func insert(_ page: Int) { words[page >> 6] |= 1 << UInt64(page & 63) }
     @inline(__always) mutating func remove(_ page: Int) { words[page >> 6] &= ~(1 << UInt64(page & 63)) }
+    /// The highest page; nil when there is none.
+    var last: Int? {
+        for word in Self.words.reversed() where words[word] != 0 { return word * 64 + 63 - words[word].leadingZeroBitCount }
+        return nil
+    }
     func union(_ other: PageSet) -> PageSet {
         var result = self
         for word in Self.words { result.words[word] |= other.words[word] }
@@ -38,6 +43,14 @@ struct PageSet: Equatable, Sendable {
         var result = self
         for word in Self.words { result.words[word] &= ~other.words[word] }
         return result
+    }
+
+    /// The pages as those of a region, this set being of `span`.
+    func ranges(in span: SpanIndex) -> PageRanges {
+        PageRanges(
+            (0..<pagesPerSpan).runs(where: contains).map {
+                span.firstPage + PageCount($0.lowerBound)..<span.firstPage + PageCount($0.upperBound)
+            })
     }
 
     /// Calls `body` with each page, ascending.

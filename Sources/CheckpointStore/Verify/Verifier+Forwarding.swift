@@ -10,17 +10,19 @@ extension Verifier {
     /// Every table, with the places that its entries lead to. False when part of it can't be read.
     func forwarding() throws(StoreError) -> Bool {
         var previous: ForwardingTableRef?
-        let failure = failure { () throws(StoreError) in
-            try store.forEachForwardingTable(slot.forwarding, visiting: { countSound([$0]) }) { (named, table) throws(StoreError) in
-                countSound([named.pointer])
+        do throws(StoreError) {
+            try store.forEachForwardingTable(slot.forwarding, visiting: { self.trees.countSound($0) }) { (named, table) throws(StoreError) in
+                trees.countSound(named.pointer)
                 try check(table, named, behind: previous)
                 let last = table.entries[table.entries.count - 1]
                 let end = ForwardingKey(segment: table.segment, offset: last.offset, birth: last.birth)
                 previous = ForwardingTableRef(key: end, pointer: named.pointer)
             }
+        } catch {
+            _ = try trees.note(error, block: nil)
+            return false
         }
-        if let failure { try note(failure, checkpoint: nil, region: nil, ranges: []) }
-        return failure == nil
+        return true
     }
 
     private func check(
@@ -30,8 +32,8 @@ extension Verifier {
         if let previous, !previous.key.bytes.lexicographicallyPrecedes(named.key.bytes) {
             try noteStore("two forwarding tables of segment \(table.segment) overlap", at: place)
         }
-        let (entries, listed) = state.withLock { state in
-            (state.entries, table.entries.map { state.runs[Self.key($0.target)]?.places ?? 0 })
+        let (entries, listed) = trees.state.withLock { state in
+            (state.entries, table.entries.map { state.runs[$0.target.placeNumber]?.places ?? 0 })
         }
         guard !entries.isEmpty else { return }
         for (entry, listed) in zip(table.entries, listed) {

@@ -6,18 +6,23 @@ import Units
 extension Verifier {
     /// The lineage has every checkpoint, its edges fit its nodes, its tombstones join branches, and names that move lead to checkpoints.
     ///
-    /// - Parameters:
-    ///   - ids: the checkpoints of the catalog; nil when part of it can't be read.
-    ///   - names: their names.
-    func lineage(ids: Set<CheckpointID>?, names: Set<String>) throws(StoreError) {
+    /// - Parameter catalog: what could be read of the catalog.
+    func lineage(_ catalog: CatalogFindings) throws(StoreError) {
         guard slot.incompat & Feature.draft == 0 else { return }
         var tree = Entries()
-        let failure = failure { () throws(StoreError) in
-            try store.forEachInCatalog(slot.lineage, tree: .lineage, visiting: { countSound([$0]) }) { (key, value) throws(StoreError) in
-                do { tree.add(try LineageEntry.decode(key: key, value: value)) } catch { throw disagreement("\(error)") }
+        var isWhole = true
+        try store.forEachInCatalog(
+            slot.lineage, tree: .lineage, visiting: { self.trees.countSound($0) },
+            skipping: { [trees] (error, pointer, _, _) throws(StoreError) in
+                isWhole = false
+                _ = try trees.note(error, block: pointer, isOfBlock: true)
             }
+        ) { (key, value) throws(StoreError) in
+            do { tree.add(try LineageEntry.decode(key: key, value: value)) } catch { try noteStore("\(error)") }
         }
-        if let failure { return try note(failure, checkpoint: nil, region: nil, ranges: []) }
+        guard isWhole else { return }
+        let ids = catalog.gapsByID.isEmpty ? Set(catalog.values.map(\.id)) : nil
+        let names = Set(catalog.names.map(\.name))
         for reason in tree.faults() { try noteStore("the lineage contradicts itself: \(reason)") }
         for (name, id) in tree.references {
             if tree.nodes[id]?.state != .living { try noteStore("the name \(name) leads to \(id), which is no living checkpoint") }

@@ -4,14 +4,23 @@
 
 import Media
 import StoreFormat
-import Threading
 import Units
 
 extension Verifier {
     /// The slots of older generations, of which each has two.
     func slots() throws(StoreError) {
         guard store.pinnedGeneration == nil else { return }
-        for reason in try SlotRing.damagedSlots(store.medium, newest: slot) { try noteStore(reason) }
+        var newest = slot
+        while true {
+            let reasons = try SlotRing.damagedSlots(store.medium, newest: newest)
+            // A commit under way may have half a slot where it writes: damage is what stays when nothing has moved on.
+            let now = reasons.isEmpty ? newest : try store.newestSlot()
+            guard now.generation != newest.generation else {
+                for reason in reasons { try noteStore(reason) }
+                return
+            }
+            newest = now
+        }
     }
 
     /// The segment table, with each used segment's header. False when part of it can't be read.
@@ -29,7 +38,7 @@ extension Verifier {
             try noteStore("\(used.count) segments are in use, but usedSegments in the superblock is \(slot.usedSegments)")
         }
         // A part of the table would make all that it does not name seem misplaced.
-        if isWhole { state.withLock { $0.entries = Dictionary(uniqueKeysWithValues: used) } }
+        if isWhole { trees.setSegments(Dictionary(uniqueKeysWithValues: used)) }
         return isWhole
     }
 
@@ -40,14 +49,14 @@ extension Verifier {
         do throws(StoreError) {
             guard level > 0 else {
                 let leaf = try store.readTableLeaf(pointer, first: first)
-                countSound([pointer])
+                trees.countSound(pointer)
                 for (index, entry) in leaf.entries.enumerated() where entry != .neverUsed {
                     entries.append((SegmentIndex(first.rawValue + UInt64(index)), entry))
                 }
                 return
             }
             let node = try store.readTableInner(pointer, level: level, containing: first)
-            countSound([pointer])
+            trees.countSound(pointer)
             for (index, child) in node.children.enumerated() {
                 guard let child else { continue }
                 let start = first.rawValue + UInt64(index) * SegmentTable.segmentsPerNode(level: level - 1)
@@ -55,7 +64,7 @@ extension Verifier {
             }
         } catch {
             isWhole = false
-            try note(error, checkpoint: nil, region: nil, ranges: [])
+            _ = try trees.note(error, block: pointer, isOfBlock: true)
         }
     }
 
@@ -73,6 +82,9 @@ extension Verifier {
         let length = entry.committedLength
         if length == 0 || length % layout.commitUnit != 0 || length > layout.segmentSize {
             try noteStore("committedLength of segment \(segment) is \(length)")
+        }
+        if entry.live > entry.written, slot.incompat & Feature.draft == 0 {
+            try noteStore("live of segment \(segment) is \(entry.live), though only \(entry.written) was ever written")
         }
         try checkHeader(segment, entry)
     }
@@ -97,7 +109,11 @@ extension Verifier {
 
     /// What was reached must be counted by the table. What it counts beyond that is lost space.
     func checkLive() throws(StoreError) {
+<<<<<<< HEAD:Sources/CheckpointStore/CheckpointStore+VerifySegments.swift
         let (entries, live, uncounted) = state.withLock { ($0.entries, $0.allLive(), $0.uncounted) }
+=======
+        let (entries, live, uncounted) = trees.segmentCounts
+>>>>>>> part-care:Sources/CheckpointStore/Verify/Verifier+Segments.swift
         for (segment, pointer) in uncounted.sorted(by: { $0.key < $1.key }) {
             try noteStore(
                 "the segment table does not count segment \(segment) as written where there is a \(pointer.kind)",
@@ -113,20 +129,6 @@ extension Verifier {
             let lost = UInt64(entry.live) - (live[segment] ?? 0)
             if entry.segmentClass == .runs { pages += lost } else { blocks += lost }
         }
-        state.withLock { state in
-            state.report.lostPages = PageCount(pages)
-            state.report.lostBytes = ByteCount(blocks * UInt64(blockAlignment))
-        }
-    }
-}
-
-extension Verifier.State {
-    /// What is reachable in each segment, pages that are only hidden included.
-    fileprivate func allLive() -> [SegmentIndex: UInt64] {
-        var all = live
-        for (key, page) in hidden {
-            all[page.segment, default: 0] += UInt64((page.places & ~(runs[key]?.places ?? 0)).nonzeroBitCount)
-        }
-        return all
+        trees.setLost(pages: PageCount(pages), bytes: ByteCount(blocks * UInt64(blockAlignment)))
     }
 }
