@@ -15,7 +15,7 @@ import Units
 
 /// What a workload is made of.
 enum StoreOperation: CaseIterable, Sendable {
-    case saveFull, saveIncremental, saveEmpty, delete, commitGroup, grow
+    case saveFull, saveIncremental, saveEmpty, delete, commitGroup, grow, compact
 }
 
 /// What a store holds.
@@ -76,7 +76,7 @@ struct Step: Sendable {
         case .commitGroup:
             addFull()
             addIncremental(over: before.order.last)
-        case .grow: break
+        case .grow, .compact: break
         }
     }
 
@@ -88,6 +88,7 @@ struct Step: Sendable {
         case .delete:
             if let obstacle = try store.delete(doomed).obstacle { throw obstacle }
         case .grow: try store.resize(to: store.medium.size + Step.growth)
+        case .compact: try store.compactAll()
         }
     }
 
@@ -166,6 +167,17 @@ struct BaseStore: Sendable {
     }
 }
 
+extension CheckpointStore {
+    /// Moves whatever has a dead neighbour, a little at a time; a store that is full of things being read is left as it is.
+    @discardableResult func compactAll() throws -> CompactionReport {
+        let report = try compact(
+            CompactionOptions(targetAmplification: 1, minimumDeadShare: 0.01, batchBytes: .kibibytes(48), parallelism: 1))
+        if let obstacle = report.obstacle, ![.noSpace, .busy].contains(obstacle.code) { throw obstacle }
+        if let damage = report.damaged.first { throw damage }
+        return report
+    }
+}
+
 /// All sequences of operations of a length.
 func sequences(of length: Int) -> [[StoreOperation]] {
     guard length > 0 else { return [[]] }
@@ -196,7 +208,7 @@ struct StoreCheck: Sendable {
         return found
     }
 
-    /// Which of the two allowed states the store is in, by its names; `grow` leaves them as they were.
+    /// Which of the two allowed states the store is in, by its names; `grow` and `compact` leave them as they were.
     func state(of store: CheckpointStore) throws -> StoreModel {
         let names = Set(try store.snapshot().names())
         if names == Set(step.after.order) { return step.after }
