@@ -10,6 +10,7 @@ extension Verifier {
     /// Every table, with the places that its entries lead to. False when part of it can't be read.
     func forwarding() throws(StoreError) -> Bool {
         var previous: ForwardingTableRef?
+        var targets = Set<UInt64>()
         let failure = failure { () throws(StoreError) in
             try store.forEachForwardingTable(slot.forwarding, visiting: { countSound([$0]) }) { (named, table) throws(StoreError) in
                 countSound([named.pointer])
@@ -17,6 +18,9 @@ extension Verifier {
                 let last = table.entries[table.entries.count - 1]
                 let end = ForwardingKey(segment: table.segment, offset: last.offset, birth: last.birth)
                 previous = ForwardingTableRef(key: end, pointer: named.pointer)
+                for entry in table.entries where !targets.insert(Self.key(entry.target)).inserted {
+                    try noteStore("two forwarding entries lead to segment \(entry.newSegment) + \(entry.newOffset)")
+                }
             }
         }
         if let failure { try note(failure, checkpoint: nil, region: nil, ranges: []) }

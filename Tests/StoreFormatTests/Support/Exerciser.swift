@@ -12,7 +12,7 @@ import Units
 func exerciseDecoder(_ input: [UInt8]) {
     guard input.count >= 2 else { return }
     let body = [UInt8](input[2...])
-    let decoders = 16
+    let decoders = 17
     let choice = Int(input[0]) % decoders
     if let kind = BlockKind(rawValue: UInt8(choice)) {
         exerciseBlock(input[1] & 1 == 0 ? body : repaired(body, kind: kind), kind: kind)
@@ -20,7 +20,7 @@ func exerciseDecoder(_ input: [UInt8]) {
     }
     switch choice {
     case 0: exerciseSlot(input[1] & 1 == 0 ? body : repairedSlot(body))
-    case 11: _ = unsafe try? BlockPointer.decode(body.span.bytes, at: Int(input[1]))
+    case 16: _ = unsafe try? BlockPointer.decode(body.span.bytes, at: Int(input[1]))
     case 12: _ = unsafe try? Block.peek(body.span.bytes)
     case 13: roundTrip(body, decode: { bytes in try CatalogValue.decode(bytes) }, encode: { $0.encoded() })
     case 14: exerciseCompression(body)
@@ -77,6 +77,8 @@ private func exerciseBlock(_ bytes: [UInt8], kind: BlockKind) {
     case .tableInner: roundTrip(bytes, decode: { b in try TableInner.decode(b) }, encode: { $0.encoded(birth: birth) })
     case .segmentHeader: roundTrip(bytes, decode: { b in try SegmentHeader.decode(b) }, encode: { $0.encoded() })
     case .commitRecord: roundTrip(bytes, decode: { b in try CommitRecord.decode(b) }, encode: { $0.encoded() })
+    case .forwardingTable:
+        roundTrip(bytes, decode: { b in try ForwardingTable.decode(b) }, encode: { $0.encoded(birth: birth) })
     }
 }
 
