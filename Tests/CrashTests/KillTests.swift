@@ -32,6 +32,7 @@ private struct Acknowledged {
             case "deleted":
                 open.remove(words[1])
                 gone.insert(words[1])
+            case "compacting": break
             default: throw Mismatch("a writer said: \(line)")
             }
         }
@@ -62,7 +63,7 @@ private struct Acknowledged {
         var saved = 0
         for round in 0..<rounds {
             do {
-                for output in try run(path, prefixes: round % 2 == 0 ? ["a"] : ["a", "b"], &random) { try said.read(output) }
+                for output in try run(path, prefixes: [["a"], ["a", "b"], ["a", KilledWriter.compactor]][round % 3], &random) { try said.read(output) }
                 saved += try check(path, &said)
             } catch { throw Mismatch("seed \(seed), round \(round): \(error)") }
         }

@@ -91,6 +91,7 @@ struct ProcessScenario: Sendable {
             simulator.spawn("writer-\(number)", restarts: 2) { try write($0) }
         }
         simulator.spawn("deleter", restarts: 2) { try delete($0) }
+        simulator.spawn("compactor", restarts: 2) { try compact($0) }
         for number in 0..<2 { simulator.spawn("reader-\(number)", restarts: 1) { try read($0) } }
         let report = simulator.run()
         try report.requireSuccess()
@@ -191,6 +192,15 @@ struct ProcessScenario: Sendable {
                 history.set(.deleted, name)
             } catch let error as StoreError where error.code == .busy {}
             try process.yield()
+        }
+    }
+
+    private func compact(_ process: SimulatedProcess) throws {
+        let store = try CheckpointStore.open(process.open(device), environment: environment(process))
+        defer { store.close() }
+        for _ in 0..<6 {
+            try store.compactAll()
+            try process.sleep(for: .microseconds(300))
         }
     }
 

@@ -65,6 +65,40 @@ private func flipPayloads(_ engine: EngineDefects) throws {
     }
 }
 
+/// Damages runs of which only some pages live, and compacts: nobody may be given wrong bytes afterwards.
+private func moveDamage(_ engine: EngineDefects) throws {
+    let device = SimulatedDevice(size: .mebibytes(4))
+    var model = StoreModel(seed: 5)
+    let store = try CheckpointStore.create(
+        on: FaultMedium(device), options: CreateOptions(segmentSize: .kibibytes(128)), environment: testEnvironment(seed: 5))
+    for operation in [StoreOperation.saveFull, .saveFull, .saveIncremental, .saveIncremental, .delete, .delete] {
+        let step = Step(operation, on: model)
+        try step.perform(on: store)
+        model = step.after
+    }
+    store.close()
+    var random = SeededGenerator(seed: 6)
+    let ranges = try runRanges(of: device)
+    for _ in 0..<400 {
+        let image = device.fork()
+        let range = ranges[random.below(ranges.count)]
+        image.flipBit(random.below(8), at: MediumOffset(range.upperBound - 1 - random.next() % UInt64(range.count - 100)))
+        var environment = testEnvironment(seed: random.next())
+        environment.defects = engine
+        let store = try CheckpointStore.open(FaultMedium(image), environment: environment)
+        defer { store.close() }
+        _ = try store.compact(CompactionOptions(targetAmplification: 1, minimumDeadShare: 0.01, parallelism: 1))
+        for (name, regions) in model.checkpoints {
+            for (region, bytes) in regions {
+                do {
+                    let found = try store.snapshot().reader(named: name).region(region).bytes()
+                    guard found == bytes else { throw Mismatch("\(name)/\(region) reads back wrong after damage was moved") }
+                } catch let error as StoreError where error.code == .corrupt {}
+            }
+        }
+    }
+}
+
 /// Deletes a checkpoint while a child of it is being written.
 private func deleteTheParent(_ engine: EngineDefects) throws {
     try race(engine, expected: .wrongBase) { store in try store.delete(["c3"]) }
@@ -156,6 +190,11 @@ private let traps: [Trap] = [
     Trap("hashes the source, stores a copy") { try saveChangingMemory(.hashesTheSource, rounds: 10_000) },
     Trap("trusts poisoned stores") { try requirePoisonIsVerified(.trustsPoisonedStores) },
     Trap("leaves the remains of torn slots") { try cutPower(nil, .leavesRemains) },
+    Trap("forwards without a look at the birth") { try simulate(nil, .forwardsWithoutBirth) },
+    Trap("moves pages without minding their ranks") { try simulate(nil, .movesWithoutRanks) },
+    Trap("leaves chains") { try simulate(nil, .leavesChains) },
+    Trap("compacts what others append to") { try simulate(nil, .compactsWithoutClaims) },
+    Trap("moves what it has not verified") { try moveDamage(.movesUnverified) },
 ]
 
 @Suite(.serialized) struct SeededDefectTests {

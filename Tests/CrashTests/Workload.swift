@@ -18,11 +18,13 @@ enum StoreOperation: Sendable {
     case saveFull, saveIncremental, saveEmpty, delete, commitGroup, grow
     /// Saves over any checkpoint, deletes any two, moves a name to any.
     case branch, deleteAny, point
+    /// Moves what lives in segments with anything dead.
+    case compact
 
     /// Of which every sequence is tried.
-    static let common: [StoreOperation] = [.saveFull, .saveIncremental, .saveEmpty, .delete, .commitGroup, .grow]
+    static let common: [StoreOperation] = [.saveFull, .saveIncremental, .saveEmpty, .delete, .commitGroup, .grow, .compact]
     /// What makes the lineage branch, and tombstones come and go.
-    static let branching: [StoreOperation] = [.branch, .deleteAny, .point, .commitGroup]
+    static let branching: [StoreOperation] = [.branch, .deleteAny, .point, .commitGroup, .compact]
 }
 
 /// What a store holds.
@@ -100,7 +102,7 @@ struct Step: Sendable {
         case .commitGroup:
             addFull()
             addIncremental(over: before.order.last)
-        case .grow: break
+        case .grow, .compact: break
         case .branch: addIncremental(over: pick(after.order.filter { after.checkpoints[$0]?["ram"] != nil }))
         case .deleteAny:
             for _ in 0..<2 { if let name = pick(after.deletable) { delete(name) } }
@@ -120,6 +122,7 @@ struct Step: Sendable {
             guard let name = after.references[StoreModel.movedName] else { return }
             try store.setReference(StoreModel.movedName, to: name)
         case .grow: try store.resize(to: store.medium.size + Step.growth)
+        case .compact: try store.compactAll()
         }
     }
 
@@ -205,6 +208,17 @@ struct BaseStore: Sendable {
     }
 }
 
+extension CheckpointStore {
+    /// Moves whatever has a dead neighbour, a little at a time; a store that is full of things being read is left as it is.
+    @discardableResult func compactAll() throws -> CompactionReport {
+        let report = try compact(
+            CompactionOptions(targetAmplification: 1, minimumDeadShare: 0.01, batchBytes: .kibibytes(48), parallelism: 1))
+        if let obstacle = report.obstacle, ![.noSpace, .busy].contains(obstacle.code) { throw obstacle }
+        if let damage = report.damaged.first { throw damage }
+        return report
+    }
+}
+
 /// All sequences of operations of a length.
 func sequences(of length: Int, from operations: [StoreOperation] = StoreOperation.common) -> [[StoreOperation]] {
     guard length > 0 else { return [[]] }
@@ -235,7 +249,7 @@ struct StoreCheck: Sendable {
         return found
     }
 
-    /// Which of the two allowed states the store is in, by its names, those that move included; `grow` leaves them as they were.
+    /// Which of the two allowed states the store is in, by its names, those that move included; `grow` and `compact` leave them as they were.
     func state(of store: CheckpointStore) throws -> StoreModel {
         let snapshot = try store.snapshot()
         let names = Set(try snapshot.names())

@@ -38,8 +38,23 @@ private func run(_ path: String, prefix: String) throws {
     }
 }
 
+/// Compacts all the time, a little at a time.
+private func compact(_ path: String) throws {
+    let store = try CheckpointStore.open(try openMedium(try Locator("file:" + path), access: .readWrite))
+    let options = CompactionOptions(targetAmplification: 1, minimumDeadShare: 0.01, batchBytes: .kibibytes(256))
+    while true {
+        say("compacting store")
+        let report = try store.compact(options)
+        if let obstacle = report.obstacle, ![.noSpace, .busy].contains(obstacle.code) { throw obstacle }
+        if let damage = report.damaged.first { throw damage }
+    }
+}
+
 guard CommandLine.arguments.count == 3 else { exit(2) }
-do { try run(CommandLine.arguments[1], prefix: CommandLine.arguments[2]) } catch {
+do {
+    let (path, prefix) = (CommandLine.arguments[1], CommandLine.arguments[2])
+    if prefix == KilledWriter.compactor { try compact(path) } else { try run(path, prefix: prefix) }
+} catch {
     say("failed \(error)")
     exit(1)
 }

@@ -6,6 +6,8 @@ import FaultHarness
 import Units
 
 package enum KilledWriter {
+    /// In place of a prefix: one that compacts.
+    package static let compactor = "compactor"
     /// Pages of a checkpoint.
     package static let pages = 64
 

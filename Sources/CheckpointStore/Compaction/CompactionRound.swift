@@ -150,7 +150,6 @@ final class CompactionRound {
         try store.underReclaimLock { () throws(StoreError) in
             let generation = try store.commit { transaction throws(StoreError) in
                 transaction.mayUseReserve = true
-                for use in uses { try transaction.append(use) }
                 var counted: [SegmentIndex: UInt32] = [:]
                 for victim in batch {
                     guard let moves = try moves(of: victim, outcomes, transaction, &done) else { continue }
@@ -159,8 +158,10 @@ final class CompactionRound {
                     freed.append(victim.segment)
                     done.count(moves)
                 }
-                for use in uses where use.live > counted[use.segment] ?? 0 {
-                    try transaction.lowerLive(of: use.segment, by: use.live - (counted[use.segment] ?? 0))
+                for var use in uses {
+                    // What was copied out of a victim that must stay counts nothing.
+                    use.live = counted[use.segment] ?? 0
+                    if use.live > 0 { try transaction.append(use) }
                 }
                 return transaction.generation
             }

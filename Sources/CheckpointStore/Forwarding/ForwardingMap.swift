@@ -38,8 +38,9 @@ final class ForwardingMap: Sendable {
     /// Where `pointer` leads by the tree below `root`. One step: what was moved twice has an entry for its last place.
     func resolve(_ pointer: BlockPointer, root: BlockPointer, store: CheckpointStore) throws(StoreError) -> ResolvedBlock {
         guard let entry = try entry(of: pointer, root: root, store: store) else { return ResolvedBlock(pointer: pointer, kept: nil) }
-        guard entry.kind == pointer.kind else {
-            throw store.misplaced(pointer, "it is said to have moved as a \(entry.kind)")
+        let isSame = entry.newStoredLength == pointer.storedLength && entry.newChecksum == pointer.checksum
+        guard entry.kind == pointer.kind, pointer.kind == .run || isSame else {
+            throw store.misplaced(pointer, "the forwarding tables take it for another block")
         }
         return ResolvedBlock(pointer: entry.target, kept: entry.kind == .run ? entry.kept : nil)
     }

@@ -44,6 +44,10 @@ final class RunDecoder {
         let (bytes, block) = unsafe try blocks.readRun(pointer, into: stored.bytes)
         let placeOf = try places(of: pages, map, block)
         let header = unsafe try checkPages(bytes, block.pointer, placeOf, pages, key: key, span: span)
+        guard header.pageCount == block.kept?.nonzeroBitCount ?? header.pageCount else {
+            throw corrupt(
+                FormatError(.misplaced, subject: "page run", reason: "it has not the pages that its forwarding says"), block.pointer)
+        }
         let payload = unsafe UnsafeRawBufferPointer(rebasing: bytes[header.payloadOffset...])
         if let list = wholeList(placeOf, pages, pageCount: header.pageCount), unsafe take(list, header.codec, payload) { return }
         if let first = wholeRun(placeOf, pages, pageCount: header.pageCount) {

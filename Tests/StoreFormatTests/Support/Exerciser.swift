@@ -20,7 +20,7 @@ func exerciseDecoder(_ input: [UInt8]) {
     }
     switch choice {
     case 0: exerciseSlot(input[1] & 1 == 0 ? body : repairedSlot(body))
-    case 15: _ = unsafe try? BlockPointer.decode(body.span.bytes, at: Int(input[1]))
+    case 16: _ = unsafe try? BlockPointer.decode(body.span.bytes, at: Int(input[1]))
     case 12: _ = unsafe try? Block.peek(body.span.bytes)
     case 13: roundTrip(body, decode: { bytes in try CatalogValue.decode(bytes) }, encode: { $0.encoded() })
     case 14: exerciseCompression(body)
@@ -77,7 +77,8 @@ private func exerciseBlock(_ bytes: [UInt8], kind: BlockKind) {
     case .tableInner: roundTrip(bytes, decode: { b in try TableInner.decode(b) }, encode: { $0.encoded(birth: birth) })
     case .segmentHeader: roundTrip(bytes, decode: { b in try SegmentHeader.decode(b) }, encode: { $0.encoded() })
     case .commitRecord: roundTrip(bytes, decode: { b in try CommitRecord.decode(b) }, encode: { $0.encoded() })
-    case .forwardingTable: _ = unsafe try? Block.peek(bytes.span.bytes)
+    case .forwardingTable:
+        roundTrip(bytes, decode: { b in try ForwardingTable.decode(b) }, encode: { $0.encoded(birth: birth) })
     }
 }
 
