@@ -50,7 +50,7 @@ extension CheckpointStore {
             var doomed: [Doomed] = []
             for id in ids where !kept.contains(id) {
                 guard let value = try catalogValue(of: id, in: transaction.base) else { continue }
-                doomed.append(Doomed(id: id, name: try readRecord(value, id: id).name))
+                doomed.append(Doomed(id: id, name: try blocks(in: transaction.base).readRecord(value, id: id).name))
             }
             return doomed
         }

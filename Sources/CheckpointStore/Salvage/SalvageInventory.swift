@@ -166,8 +166,8 @@ extension SalvageInventory {
             case .run: runCounts[block.header.birth, default: 0] += 1
             case .checkpointRecord: records[CheckpointID(block.header.birth.rawValue)] = block.pointer
             case .commitRecord:
-                if let commit = scanned.commit, commit.segment == segment, commit.endOffset <= block.offset {
-                    commits[CheckpointID(commit.birth.rawValue)] = Commit(record: commit.record, name: commit.name)
+                if let commit = scanned.commit, commit.segment == segment, commit.endOffset <= block.offset, let record = commit.record {
+                    commits[CheckpointID(commit.birth.rawValue)] = Commit(record: record, name: commit.name)
                 }
                 if let range = scanned.moved { addMoved(blocks, range) }
             default: break

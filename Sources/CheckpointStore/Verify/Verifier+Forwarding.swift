@@ -10,16 +10,10 @@ extension Verifier {
     /// Every table, with the places that its entries lead to. False when part of it can't be read.
     func forwarding() throws(StoreError) -> Bool {
         var previous: ForwardingTableRef?
-<<<<<<< HEAD:Sources/CheckpointStore/Verify/Verifier+Forwarding.swift
+        var targets = Set<UInt64>()
         do throws(StoreError) {
             try store.forEachForwardingTable(slot.forwarding, visiting: { self.trees.countSound($0) }) { (named, table) throws(StoreError) in
                 trees.countSound(named.pointer)
-=======
-        var targets = Set<UInt64>()
-        let failure = failure { () throws(StoreError) in
-            try store.forEachForwardingTable(slot.forwarding, visiting: { countSound([$0]) }) { (named, table) throws(StoreError) in
-                countSound([named.pointer])
->>>>>>> part-compact:Sources/CheckpointStore/Forwarding/Verifier+Forwarding.swift
                 try check(table, named, behind: previous)
                 let last = table.entries[table.entries.count - 1]
                 let end = ForwardingKey(segment: table.segment, offset: last.offset, birth: last.birth)

@@ -109,11 +109,7 @@ extension Verifier {
 
     /// What was reached must be counted by the table. What it counts beyond that is lost space.
     func checkLive() throws(StoreError) {
-<<<<<<< HEAD:Sources/CheckpointStore/CheckpointStore+VerifySegments.swift
-        let (entries, live, uncounted) = state.withLock { ($0.entries, $0.allLive(), $0.uncounted) }
-=======
         let (entries, live, uncounted) = trees.segmentCounts
->>>>>>> part-care:Sources/CheckpointStore/Verify/Verifier+Segments.swift
         for (segment, pointer) in uncounted.sorted(by: { $0.key < $1.key }) {
             try noteStore(
                 "the segment table does not count segment \(segment) as written where there is a \(pointer.kind)",
