@@ -81,10 +81,10 @@ struct TreeWalk {
             // The base keeps its own runs alive, changed pages included: descendants may read them through it.
             if reach(base, pages: 0, &seen) { try walkLeaf(base, region, span, &seen) }
         }
-        var placesOf: [Int: UInt16] = [:]
+        var placesOf = [UInt16](repeating: 0, count: map.runs.count)
         for page in 0..<pagesPerSpan where !map.isZero(page) {
-            placesOf[Int(map.runOf[page]), default: 0] |= 1 << UInt16(map.offsetOf[page])
+            placesOf[Int(map.runOf[page])] |= 1 << UInt16(map.offsetOf[page])
         }
-        for (run, listed) in placesOf.sorted(by: { $0.key < $1.key }) { reachRun(map.runs[run], listed, &seen) }
+        for (run, listed) in placesOf.enumerated() where listed != 0 { reachRun(map.runs[run], listed, &seen) }
     }
 }
