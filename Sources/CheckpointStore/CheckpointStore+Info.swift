@@ -45,8 +45,11 @@ public struct StoreInfo: Sendable {
 
 extension CheckpointStore {
     /// Counts where the store's space is. Reads the whole index, no page data.
-    public func info() throws(StoreError) -> StoreInfo {
-        let snapshot = try snapshot()
+    public func info() throws(StoreError) -> StoreInfo { try info(of: try snapshot()) }
+
+    /// The same as `snapshot`, one of this store, shows it.
+    public func info(of snapshot: Snapshot) throws(StoreError) -> StoreInfo {
+        precondition(snapshot.store === self, "the snapshot must be of this store")
         let slot = snapshot.slot
         var info = StoreInfo(
             medium: medium.name, traits: medium.traits, uuid: slot.uuid, generation: slot.generation, geometry: slot.geometry,

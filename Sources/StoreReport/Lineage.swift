@@ -57,8 +57,8 @@ package struct Lineage {
         for id in path.reversed() {
             let parent = parentOf[id] ?? nil
             places[id] = nodes.count
-            nodes.append(
-                LineageNode(id: id, parent: parent.flatMap { places[$0] }, checkpoint: numbers[id], isCut: parent.map(hidden.contains) ?? false))
+            let isCut = parent.map(hidden.contains) ?? false
+            nodes.append(LineageNode(id: id, parent: parent.flatMap { places[$0] }, checkpoint: numbers[id], isCut: isCut))
         }
     }
 

@@ -57,7 +57,8 @@ final class RegionGatherer {
         _ first: PageIndex, _ older: SpanOrigins, _ newer: SpanOrigins, _ id: CheckpointID, _ depth: Int, _ pagesPerCell: UInt64,
         _ difference: inout Difference
     ) {
-        var (a, b) = (SpanCosts(older, depths: depths(of: older, unknown: depth)), SpanCosts(newer, depths: depths(of: newer, unknown: depth)))
+        var a = SpanCosts(older, depths: depths(of: older, unknown: depth))
+        var b = SpanCosts(newer, depths: depths(of: newer, unknown: depth))
         let (hashesA, hashesB) = (older.hashes, newer.hashes)
         var cell = CellChanges.Cell()
         for page in 0..<pagesPerSpan {

@@ -29,7 +29,7 @@ extension ReportData {
         let hidden = Set(all.dropLast(shown.count).map(\.id))
         let lineage = Lineage(shown: shown, hidden: hidden, lineage: try snapshot.lineage().mapValues(\.parent))
         let regions = Self.regions(of: shown)
-        let info = try store.info()
+        let info = try store.info(of: snapshot)
         let numbers = Dictionary(uniqueKeysWithValues: shown.enumerated().map { ($0.element.id, $0.offset) })
 
         self.madeMilliseconds = madeMilliseconds

@@ -14,8 +14,8 @@ public enum ReportPage {
     public static func html(_ data: ReportData) throws -> String {
         let nonce = String(UInt64.random(in: .min ... .max), radix: 36) + String(UInt64.random(in: .min ... .max), radix: 36)
         let script = [
-            PackageResources.core_js, PackageResources.lineage_js, PackageResources.maps_js, PackageResources.heat_js, PackageResources.cost_js,
-            PackageResources.segments_js, PackageResources.main_js,
+            PackageResources.core_js, PackageResources.lineage_js, PackageResources.maps_js, PackageResources.heat_js,
+            PackageResources.cost_js, PackageResources.segments_js, PackageResources.main_js,
         ].map { String(decoding: $0, as: UTF8.self) }.joined(separator: "\n")
         let values = [
             "nonce": nonce, "title": escaped("\(data.store.medium): ckstore report"),

@@ -31,11 +31,13 @@ private func requireEqual(
     var expected = Array(repeating: (nonZero: 0, changed: 0, depths: 0, areKnown: true), count: layout.cellCount)
     for page in 0..<max(region.contents.count, base?.contents.count ?? 0) {
         let cell = page / Int(layout.pagesPerCell)
-        let (content, old) = (page < region.contents.count ? region.contents[page] : 0, page < base?.contents.count ?? 0 ? base?.contents[page] ?? 0 : 0)
+        let (content, old) = (region.content(page), base?.content(page) ?? 0)
         if content != old { expected[cell].changed += 1 }
         guard content != 0 else { continue }
         expected[cell].nonZero += 1
-        if let writer = reading.checkpoint(region.writers[page]) { expected[cell].depths += writer.depth } else { expected[cell].areKnown = false }
+        let writer = reading.checkpoint(region.writers[page])
+        expected[cell].depths += writer?.depth ?? 0
+        if writer == nil { expected[cell].areKnown = false }
     }
     var changed = Array(repeating: 0, count: layout.cellCount)
     for (index, cell) in figures.cells.cells.enumerated() { changed[cell] = figures.cells.changedPages[index] }

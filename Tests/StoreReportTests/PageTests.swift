@@ -20,7 +20,8 @@ private func hostileReport() throws -> ReportData {
     func save(_ name: String, parent: String?, _ page: UInt64) throws {
         let writer = try scratch.store.begin(name, parent: parent, options: WriterOptions(labels: [hostileLabel: hostileLabel]))
         for region in ["ram", hostileName] {
-            try writer.addRegion(region, kind: .memory, byteLength: .mebibytes(1)).put(page: PageIndex(page), Array(repeating: 3, count: pageSize))
+            let handle = try writer.addRegion(region, kind: .memory, byteLength: .mebibytes(1))
+            try handle.put(page: PageIndex(page), Array(repeating: 3, count: pageSize))
         }
         try writer.commit()
     }
@@ -86,7 +87,8 @@ struct BrowserTests {
             #expect(shown.contains("<h2 id=\"chosen-name\">first</h2>"))
             #expect(shown.contains("aria-checked=\"true\">Age<"))
             #expect(shown.contains("ram of first: 1 page change in 1 of 256 cells"))
-            let (compared, _) = try Browser.open(page, fragment: "checkpoint=first&region=ram&compare=" + hostileName.addingPercentEncoding(withAllowedCharacters: .alphanumerics)!)
+            let other = try #require(hostileName.addingPercentEncoding(withAllowedCharacters: .alphanumerics))
+            let (compared, _) = try Browser.open(page, fragment: "checkpoint=first&region=ram&compare=\(other)")
             #expect(compared.contains("ram of first: 1 page change in 1 of 256 cells, between &lt;script&gt;"))
             // Hostile names are there, as text.
             #expect(compared.contains("&lt;script&gt;document.body") && compared.contains("&lt;/script&gt;"))

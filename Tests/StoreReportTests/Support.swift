@@ -12,6 +12,9 @@ import Units
 struct ModelRegion {
     var contents: [UInt64] = []
     var writers: [String] = []
+
+    /// Zero behind the end.
+    func content(_ page: Int) -> UInt64 { page < contents.count ? contents[page] : 0 }
 }
 
 /// Random saves on branches, and deletions, with the model of what is there.
