@@ -129,6 +129,41 @@ private func remaining(_ items: [SendItem], _ target: Scene) throws -> [SendItem
         }
     }
 
+    @Test func `a new name is remembered with the part, and one that is taken meanwhile is told`() async throws {
+        try await onPlainThread {
+            let (source, stream) = try Self.threeSpans()
+            let target = try Scene()
+            #expect(try target.refusal(stream[..<(stream.count - 100)], ReceiveOptions(name: "copy", parallelism: 1))?.code == .cutStream)
+            let part = try #require(try target.parts().first)
+            let rest = try source.stream([SendItem(try source.info("a"), base: nil, start: part.position)])
+            try target.save("copy", ["ram": (.memory, [UInt8](repeating: 1, count: pageSize))])
+            #expect(try target.refusal(rest)?.code == .exists)
+            try target.store.delete(["copy"])
+            try target.receive(rest)
+            try target.requireSame("copy", as: source, named: "a")
+        }
+    }
+
+    @Test func `a part that its receiver could not delete any more is no part`() async throws {
+        try await onPlainThread {
+            let (source, stream) = try Self.threeSpans()
+            let target = try Scene()
+            #expect(try target.refusal(stream[..<(stream.count - 100)])?.code == .cutStream)
+            // The checkpoint comes, but the part stays: as when the receiver is killed between its last two commits.
+            let info = try source.info("a")
+            let writer = try target.store.begin("a", over: nil, options: WriterOptions(parallelism: 1))
+            try writer.addRegion("ram", kind: .memory, byteLength: info.regions[0].byteLength).write(source.model["a"]!["ram"]!)
+            try writer.commit(
+                as: CheckpointIdentity(
+                    id: info.id, name: "a", parent: nil, createdNanoseconds: info.createdNanoseconds, labels: [], continuesBase: false))
+            #expect(try target.store.snapshot().names().count == 2 && target.parts().isEmpty)
+            try source.save("b", parent: "a", ["ram": (.memory, [UInt8](repeating: 1, count: pageSize))])
+            try target.receive(try source.stream([("b", "a")]))
+            #expect(try target.store.snapshot().names() == ["a", "b"])
+            for name in ["a", "b"] { try target.requireSame(name, as: source) }
+        }
+    }
+
     @Test func `a damaged stream leaves the steps before it, and nothing else`() async throws {
         try await onPlainThread {
             let (source, stream) = try Self.threeSpans()

@@ -44,6 +44,7 @@ private func regions(_ outcome: [String: Any]) throws -> [String: [String: Any]]
         #expect(found["ram"]?["ranges"] == nil)
     }
     let same = try regions(box.expect(0, "diff", box.store, "a", "a", "--json").object())
+    #expect(same.values.allSatisfy { $0["nodesRead"] as? Int == 0 })
     #expect(same.values.allSatisfy { region in ["changedPages", "onlyInAPages", "onlyInBPages"].allSatisfy { region[$0] as? Int == 0 } })
 }
 
@@ -57,6 +58,8 @@ private func regions(_ outcome: [String: Any]) throws -> [String: [String: Any]]
     #expect(ranges.map { $0["difference"] as? String } == ["changed", "onlyInB", "onlyInA"])
     let text = try box.expect(0, "diff", box.store, "a", "b", "--pages").text
     #expect(text.contains("ram:\n  2-3 changed\n  5 onlyInB\n  7 onlyInA\n"), "\(text)")
+    // Disks by bytes, up to the end of the longer one.
+    #expect(text.contains("hd:\n  8192+4096 changed\n  12288+7712 onlyInB\n"), "\(text)")
     #expect(text.contains("old (not in B)") && text.contains("new (not in A)"), "\(text)")
     #expect(text.contains("hd (10000 bytes in A, 20000 in B)"), "\(text)")
 }

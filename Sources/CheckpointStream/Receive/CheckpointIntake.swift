@@ -34,7 +34,7 @@ final class CheckpointIntake {
         _ store: CheckpointStore, _ frame: CheckpointFrame, _ start: StartFrame, _ fit: StreamFit, _ work: IntakeWork,
         _ options: ReceiveOptions
     ) throws(StoreError) {
-        name = options.name ?? frame.name
+        name = fit.name
         guard !fit.isPresent else {
             throw StoreError(
                 .duplicate, "checkpoint \(frame.id) is there already", remedy: "Nothing needs to be done; --skip-present passes it by.",

@@ -76,7 +76,10 @@ extension Snapshot {
     /// What has come of checkpoints that are being received, the furthest part of each. One read for each part; O(n / nodes) for the names.
     public func partialCheckpoints() throws(StoreError) -> [PartialCheckpoint] {
         var furthest: [CheckpointID: PartialCheckpoint] = [:]
-        for part in try parts() where part.position >= (furthest[part.checkpoint]?.position ?? .start) { furthest[part.checkpoint] = part }
+        for part in try parts() where part.position >= (furthest[part.checkpoint]?.position ?? .start) {
+            // What is there as a whole needs no part any more: its receiver ended before it could delete that.
+            if try find(part.checkpoint) == nil { furthest[part.checkpoint] = part }
+        }
         return furthest.values.sorted { ($0.name, $0.checkpoint) < ($1.name, $1.checkpoint) }
     }
 
@@ -101,6 +104,16 @@ extension CheckpointStore {
         let dropped = try snapshot.partialCheckpoints().filter { checkpoint == nil || $0.checkpoint == checkpoint }
         try deleteParts { checkpoint == nil || $0 == checkpoint }
         return dropped
+    }
+
+    /// Deletes what a receiver has left that ended between its last two commits.
+    func deletePartsOfWhatIsThere() throws(StoreError) {
+        let snapshot = try snapshot()
+        var present = Set<CheckpointID>()
+        for part in try snapshot.parts() {
+            if try snapshot.find(part.checkpoint) != nil { present.insert(part.checkpoint) }
+        }
+        if !present.isEmpty { try deleteParts { present.contains($0) } }
     }
 
     /// Deletes parts of the checkpoints of which that is wanted, but for the one called `kept`.

@@ -16,15 +16,19 @@ struct StreamFit {
     let base: CheckpointInfo?
     /// What has come before, when the stream goes on from there.
     let part: PartialCheckpoint?
+    /// The name that the checkpoint gets: the one that was asked for, now or when its first part came, or its own.
+    let name: String
 
     /// - Throws: `.exists` when another checkpoint has the name; `.outOfOrder`, `.foreign` when the base is not there.
-    init(_ store: CheckpointStore, _ frame: CheckpointFrame, _ start: StartFrame, name: String) throws(StoreError) {
+    init(_ store: CheckpointStore, _ frame: CheckpointFrame, _ start: StartFrame, newName: String?) throws(StoreError) {
         let snapshot = try store.snapshot()
         isPresent = try snapshot.find(frame.id) != nil
         guard !isPresent else {
-            (over, base, part) = (nil, nil, nil)
+            (over, base, part, name) = (nil, nil, nil, frame.name)
             return
         }
+        let known = frame.start > .start ? try snapshot.partialCheckpoints().first { $0.checkpoint == frame.id } : nil
+        name = newName ?? known?.name ?? frame.name
         try Self.checkName(name, snapshot)
         base = try frame.base.flatMap { id throws(StoreError) in try snapshot.find(id) }
         if let id = frame.base, base?.createdNanoseconds != frame.baseCreatedNanoseconds {
@@ -34,7 +38,6 @@ struct StreamFit {
             (over, part) = (frame.base, nil)
             return
         }
-        let known = try snapshot.partialCheckpoints().first { $0.checkpoint == frame.id }
         guard let known, known.base == frame.base, known.position >= frame.start, Self.isSame(known.info, frame) else {
             throw StoreError(
                 .outOfOrder, "the stream goes on from region \(frame.start.region), page \(frame.start.page), and what is in front of that "

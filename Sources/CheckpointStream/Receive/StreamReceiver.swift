@@ -159,6 +159,7 @@ private final class StreamReceiver {
         let start = try payload.decoded { bytes throws(FormatError) in try StartFrame.decode(bytes) }
         self.start = start
         report = ReceiveReport(stream: start.stream, origin: start.origin)
+        try store.deletePartsOfWhatIsThere()
         guard options.name == nil || start.checkpointCount == 1 else {
             throw StoreError(
                 .invalidInput, "there are \(start.checkpointCount) checkpoints in the stream, and one name for them",
@@ -173,12 +174,12 @@ private final class StreamReceiver {
 
     private func open(_ frame: CheckpointFrame, _ start: StartFrame) throws(StoreError) {
         checkpointCount += 1
-        let check = try StreamFit(store, frame, start, name: options.name ?? frame.name)
-        if check.isPresent, options.skipsPresent {
+        let fit = try StreamFit(store, frame, start, newName: options.name)
+        if fit.isPresent, options.skipsPresent {
             skipped = frame.id
             return
         }
-        intake = try CheckpointIntake(store, frame, start, check, work, options)
+        intake = try CheckpointIntake(store, frame, start, fit, work, options)
     }
 
     private func put(_ payload: FramePayload) throws(StoreError) {

@@ -51,6 +51,7 @@ public struct SendOptions: Sendable {
 extension Snapshot {
     /// Sends checkpoints of this view as one stream. Blocks until everything has been written.
     ///
+    /// A process that sends into a pipe must ignore SIGPIPE, or a receiver that goes away ends it.
     /// - Parameters:
     ///   - items: in an order in which each one's base is there before it.
     ///   - descriptor: a pipe, file or socket; it stays open.
