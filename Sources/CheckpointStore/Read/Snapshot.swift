@@ -113,7 +113,7 @@ public struct CheckpointInfo: Sendable {
     public var createdNanoseconds: UInt64 { record.createdNanoseconds }
     /// Labels, ascending by key.
     public var labels: [(key: String, value: String)] { record.labels.map { ($0.key, $0.value) } }
-    /// Pages that it stored itself.
+    /// Pages that it stored itself: those that changed, and those that it re-packed to keep reading cheap.
     public var newPages: PageCount { record.newPages }
     /// Bytes of the page runs that it stored itself.
     public var storedBytes: ByteCount { record.storedBytes }

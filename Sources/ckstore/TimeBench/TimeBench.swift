@@ -84,7 +84,9 @@ struct TimeBench: ParsableCommand {
         let changed = Double(image.memory.count) * dirty / 100
         let chain = Double(checkpoints + TimeBenchRun.extraCheckpoints(checkpoints)) * (changed * 2.2 + 64 * 1024)
         let full = Double(units.packedSpan) * Double(2 + TimeBenchRun.fullSaves(checkpoints)) * 1.1
-        return ByteCount(Int(chain + full)).roundedUp(to: 2 << 20) + .mebibytes(256)
+        // The month: each of the checkpoints that are kept may hold on to much that no other needs.
+        let month = days > 0 ? Double(units.packedSpan) * 40 : 0
+        return ByteCount(Int(max(chain + full, month))).roundedUp(to: 2 << 20) + .mebibytes(256)
     }
 
     private func measure(
