@@ -47,7 +47,7 @@ struct CheckpointSalvage {
         let writer = try begin(candidate, name, parent)
         defer { writer?.abort() }
         for region in regions { result.regions.append(try copy(region, candidate, parent, writer)) }
-        result.state = Self.state(candidate, result)
+        result.state = Self.state(candidate, result, hasIndex: regions.contains { !$0.tops.isEmpty })
         guard result.state != .lost else { return result }
         if let writer {
             if result.state != .whole {
@@ -102,10 +102,10 @@ struct CheckpointSalvage {
         let readPages = record.map { min($0.storedPages, region.pageCount - lost.count) } ?? outcome.readPages
         return SalvagedRegion(
             name: region.name, isNameKnown: region.isNameKnown, kind: region.kind, byteLength: region.byteLength, readPages: readPages,
-            lost: lost, hasUnknownPages: !region.loose.isEmpty)
+            lost: lost, hasUnknownPages: region.hasUnknownPages)
     }
 
-    private static func state(_ candidate: SalvageCandidate, _ result: SalvagedCheckpoint) -> SalvageState {
+    private static func state(_ candidate: SalvageCandidate, _ result: SalvagedCheckpoint, hasIndex: Bool) -> SalvageState {
         let hasLost = result.regions.contains { !$0.lost.isEmpty }
         let hasRead = result.regions.contains { $0.readPages > .zero }
         if candidate.record != nil {
@@ -113,7 +113,7 @@ struct CheckpointSalvage {
             return hasRead || result.regions.contains(where: \.lost.isEmpty) ? .partial : .lost
         }
         guard hasRead else { return .lost }
-        return result.regions.contains(where: \.hasUnknownPages) ? .runs : .index
+        return hasIndex ? .index : .runs
     }
 
     /// The name to use: the old one where it is free.

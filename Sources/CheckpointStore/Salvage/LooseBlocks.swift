@@ -12,35 +12,42 @@ extension SalvageSource {
     /// The regions of a checkpoint without a record. `known`: what other checkpoints say of regions, by their keys.
     func looseRegions(_ birth: BlockBirth, known: [RegionKey: RegionRecord]) -> [RegionRemains] {
         (inventory.loose[birth] ?? [:]).sorted { $0.key < $1.key }.compactMap { key, loose in
-            let tops = Self.tops(loose.nodes)
-            let isCovered = { (span: SpanIndex) in
-                tops.contains { $0.first.rawValue <= span.rawValue && span.rawValue < $0.first.rawValue + PageTable.spansPerNode(level: $0.level) }
-            }
-            let runs = Dictionary(grouping: loose.runs.filter { !isCovered($0.span) }) { $0.span }
+            let (tops, covered) = Self.tops(loose.nodes)
+            let runs = Dictionary(grouping: loose.runs.filter { !Self.isCovered($0.span, above: 0, by: covered) }) { $0.span }
             let end = max(tops.map { endOfPages($0, key) }.max() ?? 0, runs.map { endOfPages($0.value, key, $0.key) }.max() ?? 0)
             guard end > 0 else { return nil }
             let record = known[key]
             let length = record.flatMap { $0.pageCount.rawValue >= end ? $0.byteLength : nil } ?? ByteCount(end * UInt64(pageSize))
+            let isRooted = tops.count == 1 && runs.isEmpty && record?.depth == tops[0].level && tops[0].first.rawValue == 0
             return RegionRemains(
                 name: record?.name ?? "region-\(key)", isNameKnown: record != nil, kind: record?.kind ?? .memory,
-                byteLength: length, key: key, tops: tops, loose: runs)
+                byteLength: length, key: key, tops: tops, loose: runs,
+                hasUnknownPages: !isRooted)
         }
     }
 
-    /// The nodes that no other one covers; of several for one place the one that was written last.
-    private static func tops(_ nodes: [SalvageInventory.LooseNode]) -> [RegionRemains.Top] {
-        var tops: [RegionRemains.Top] = []
+    /// A place in a region's tree.
+    private struct NodePlace: Hashable {
+        var level: UInt8
+        var firstPage: PageIndex
+    }
+
+    /// Whether a node of `level` or above is there that holds `span`. O(levels).
+    private static func isCovered(_ span: SpanIndex, above level: UInt8, by places: Set<NodePlace>) -> Bool {
+        (level...PageTree.maximumDepth).contains { places.contains(NodePlace(level: $0, firstPage: PageTable.firstPage(of: span, level: $0))) }
+    }
+
+    /// The nodes that no other one covers, and their places; of several for one place the one that was written last.
+    private static func tops(_ nodes: [SalvageInventory.LooseNode]) -> ([RegionRemains.Top], Set<NodePlace>) {
+        var (tops, places): ([RegionRemains.Top], Set<NodePlace>) = ([], [])
         let order = nodes.sorted { a, b in
             (b.level, a.first, b.pointer.placeNumber) < (a.level, b.first, a.pointer.placeNumber)
         }
-        for node in order {
-            let isCovered = tops.contains { top in
-                top.first.rawValue <= node.first.rawValue
-                    && node.first.rawValue < top.first.rawValue + PageTable.spansPerNode(level: top.level)
-            }
-            if !isCovered { tops.append(RegionRemains.Top(pointer: node.pointer, level: node.level, first: node.first)) }
+        for node in order where !isCovered(node.first, above: node.level, by: places) {
+            tops.append(RegionRemains.Top(pointer: node.pointer, level: node.level, first: node.first))
+            places.insert(NodePlace(level: node.level, firstPage: node.first.firstPage))
         }
-        return tops.sorted { $0.first < $1.first }
+        return (tops.sorted { $0.first < $1.first }, places)
     }
 
     /// The end of the last page below a node, as far as its index can be read.

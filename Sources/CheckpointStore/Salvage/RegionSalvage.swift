@@ -27,6 +27,8 @@ struct RegionRemains: Sendable {
     var tops: [Top]
     /// Pages of spans without any node, by what runs say themselves.
     var loose: [SpanIndex: [SalvageInventory.LooseRun]] = [:]
+    /// Whether nothing is known of pages that neither nodes nor runs name: nobody says that a node is the root.
+    var hasUnknownPages = false
 
     var pageCount: PageCount { PageCount(covering: byteLength) }
 }

@@ -32,7 +32,7 @@ public struct SalvagedRegion: Sendable {
     public var readPages: PageCount
     /// Pages that can't be read; zero in the new checkpoint.
     public var lost: PageRanges
-    /// True where nothing is known of the pages that are neither read nor lost (runs alone were left); else those are zero.
+    /// True where nothing is known of the pages that are neither read nor lost, since the record is gone; else those are zero.
     public var hasUnknownPages: Bool
 }
 
