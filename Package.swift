@@ -189,7 +189,7 @@ let package = Package(
             name: "StoreFormatTests", dependencies: ["StoreFormat", "PageCodec", "Units"], swiftSettings: strict),
         .testTarget(
             name: "CheckpointStoreTests",
-            dependencies: ["CheckpointStore", "StoreFormat", "StoreTesting", "FaultHarness", "Media", "Units"],
+            dependencies: ["CheckpointStore", "StoreFormat", "StoreTesting", "FaultHarness", "Media", "Threading", "Units"],
             swiftSettings: strict),
         // Streams between stores: cut, damaged, out of order, gone on from.
         .testTarget(
@@ -201,6 +201,11 @@ let package = Package(
         .testTarget(
             name: "StoreReportTests",
             dependencies: ["StoreReport", "CheckpointStore", "StoreFormat", "StoreTesting", "FaultHarness", "Media", "Units"],
+            swiftSettings: strict),
+        // Verify, scrub and salvage on damaged stores.
+        .testTarget(
+            name: "StoreCareTests",
+            dependencies: ["CheckpointStore", "StoreFormat", "PageCodec", "StoreTesting", "FaultHarness", "Media", "Threading", "Units"],
             swiftSettings: strict),
         .testTarget(
             name: "CrashTests",
