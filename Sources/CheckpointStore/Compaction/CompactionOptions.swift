@@ -69,6 +69,9 @@ public struct SpaceUse: Sendable, Equatable {
 
 /// What compaction did; of a dry run, what it would do.
 public struct CompactionReport: Sendable {
+    /// Nothing was done.
+    public init() {}
+
     /// Before and after.
     public var before = SpaceUse()
     public var after = SpaceUse()
