@@ -6,8 +6,8 @@ import Testing
 
 /// A store with "new", of which a good part shares segments with what was deleted. Returns its content.
 private func makeHoles(_ box: Sandbox) throws -> [UInt8] {
-    try box.create(segment: "128K")
-    let old = noise(1, count: 4 << 20)
+    try box.create(segment: "1M")
+    let old = noise(1, count: 16 << 20)
     var new = old
     // Every other run of 64 KiB is written anew.
     for start in stride(from: 0, to: new.count, by: 128 << 10) {

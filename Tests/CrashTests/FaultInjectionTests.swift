@@ -101,7 +101,7 @@ struct FaultProgramme: Sendable {
         let hasStruck = device.faults.firedCount > 0
         device.faults.clear()
         if let failure, !fault.codes.contains(failure.code) { throw Mismatch("threw \(failure.code): \(failure)") }
-        let check = StoreCheck(step: step, isAcknowledged: failure == nil, seed: seed)
+        let check = StoreCheck(step: step, isAcknowledged: failure == nil, seed: seed, mayHaveLost: failure != nil)
         if let store { try self.check(store, failure, check) }
         medium.close()
         if fault.rule.operation == .flush {

@@ -48,6 +48,21 @@ import Units
             try shop.delete(["base", "step 1", "step 2"])
             try shop.save("grown", parent: "right", RegionChange(name: "ram", byteLength: 70000 * page, changes: [.page(69999, textPage(300))]))
         },
+        Sample(
+            name: "engine-moved", about: "written by the engine: branches, a tombstone, a name that moves, blocks moved by compaction, whole and in part",
+            seed: 103
+        ) { shop in
+            let ram = { (changes: [Change]) in RegionChange(name: "ram", byteLength: 700 * page, changes: changes) }
+            try shop.save("base", ram((0..<60).map { .page($0 * 11, textPage($0)) }))
+            try shop.save("left", parent: "base", ram((0..<30).map { .page($0 * 11, textPage(100 + $0)) }))
+            try shop.save("right", parent: "base", ram((0..<60).filter { $0 % 3 != 0 }.map { .page($0 * 11, textPage(200 + $0)) }))
+            try shop.save("right 2", parent: "right", ram([.page(5, textPage(400))]))
+            try shop.store.setReference("stable", to: "left")
+            try shop.delete(["base", "right"])
+            let report = try shop.store.compact(
+                CompactionOptions(targetAmplification: 1, minimumDeadShare: 0.01, batchBytes: .kibibytes(256), parallelism: 1))
+            guard report.movedBlocks > 0 else { throw Mismatch("nothing was moved") }
+        },
     ]
 
     @Test func `the engine writes the very bytes of its sample stores`() async throws {

@@ -29,7 +29,7 @@ struct ListingTests {
                 let listing = try scene.tool("ls", "-l", scene.directory)
                 let after = Monotonic.now()
                 #expect(Set(plain) == Set((0..<count).map { "checkpoint-\($0)" }))
-                #expect(listing.text.split(separator: "\n").count == count + 1)
+                #expect(listing.text.split(separator: "\n").count == count + 2)
                 let (first, second) = (Double(between - before) / 1e9, Double(after - between) / 1e9)
                 print("10,000 checkpoints: names \(first) s, ls -l \(second) s")
                 #if DEBUG

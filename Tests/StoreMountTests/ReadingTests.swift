@@ -48,6 +48,9 @@ struct ReadingTests {
             try scene.mounted("--cache", "8M") { _ throws in
                 var random = SeededGenerator(seed: seed)
                 #expect(Set(try scene.names().map { Array($0.utf8) }) == Set(model.map { Array($0.name.utf8) }))
+                // The name that moves is a link to one of them.
+                let latest = try FileManager.default.destinationOfSymbolicLink(atPath: scene.path("latest"))
+                #expect(model.contains { $0.name == latest })
                 for (name, regions) in model {
                     let found = try scene.names(name)
                     #expect(Set(found.map { Array($0.utf8) }) == Set((regions.map(\.name) + ["checkpoint.json"]).map { Array($0.utf8) }))

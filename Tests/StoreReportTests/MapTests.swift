@@ -13,8 +13,8 @@ private func requireEqual(_ reading: ReportReading, _ scene: ReportScene) throws
     for (name, regions) in scene.model {
         guard let figures = reading.checkpoint(name) else { throw Mismatch("\(name) is missing") }
         var ancestor = scene.parents[name]
-        // A deleted parent leaves a gap: what came before it is not known.
-        if let parent = ancestor, scene.model[parent] == nil { ancestor = nil }
+        // Where the parent was deleted, its nearest ancestor that is there counts.
+        while let parent = ancestor, scene.model[parent] == nil { ancestor = scene.parents[parent] }
         guard figures.parent.map({ reading.data.checkpoints[$0].name }) == ancestor else { throw Mismatch("\(name) has another parent") }
         for (regionName, region) in regions {
             try requireEqual(reading, figures, regionName, region, base: ancestor.flatMap { scene.model[$0]?[regionName] })
@@ -131,10 +131,10 @@ private func requireEqual(
 
         try scratch.store.delete(["b"])
         let data = try ReportData(scratch.store, madeMilliseconds: 0)
-        #expect(data.checkpoints.map(\.parent) == [nil, nil, nil])
-        // The deleted one joins its children; whose child it was is not known to this store.
+        #expect(data.checkpoints.map(\.parent) == [nil, 0, 0])
+        // The deleted one joins its children to its parent.
         let gap = try #require(data.lineage.firstIndex { $0.id == b })
-        #expect(data.lineage[gap].checkpoint == nil && data.lineage[gap].parent == nil)
+        #expect(data.lineage[gap].checkpoint == nil && data.lineage[gap].parent == 0)
         #expect(data.lineage.filter { $0.parent == gap }.count == 2)
 
         // Where it is known, changes are counted from the nearest ancestor that is there.

@@ -152,7 +152,7 @@ struct ScannedBlock {
             }
         case .commitRecord:
             commit = try? CommitRecord.decode(bytes)
-            moved = CompactionMarks.movedBlocks(bytes, in: block.segment)
+            moved = CompactionMarks.movedBlocks(commit, in: block.segment)
         default: break
         }
     }

@@ -37,8 +37,8 @@ final class SegmentScan {
         self.geometry = geometry
     }
 
-    /// Calls `body` with every sound block of a segment and its bytes, in the order of their places, and `table` with the bytes
-    /// of what may be forwarding tables.
+    /// Calls `body` with every sound block of a segment and its bytes, in the order of their places, and `table` before with the
+    /// bytes of forwarding tables.
     func forEachBlock<E: Error>(
         in segment: SegmentIndex, table: (RawSpan) throws(E) -> Void, _ body: (FoundBlock, RawSpan) throws(E) -> Void
     ) throws(E) {
@@ -53,13 +53,9 @@ final class SegmentScan {
             if let length = load(start, position, limit: size - position) {
                 let bytes = unsafe UnsafeRawBufferPointer(rebasing: buffer.bytes[0..<length]).bytes
                 if let header = try? Block.peek(bytes) {
+                    if header.kind == .forwardingTable { try table(bytes) }
                     let codec = header.kind == .run ? RunCodec(rawValue: unsafe buffer.bytes[49]) ?? .raw : .raw
                     try body(FoundBlock(segment: segment, offset: SegmentOffset(position), header: header, codec: codec), bytes)
-                    position = roundUp(position + length, to: blockAlignment)
-                    continue
-                }
-                if CompactionMarks.table(bytes) != nil {
-                    try table(bytes)
                     position = roundUp(position + length, to: blockAlignment)
                     continue
                 }
@@ -85,7 +81,7 @@ final class SegmentScan {
         let head = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[0..<BlockHeader.encodedLength])
         guard unsafe (try? medium.read(at: place, into: head)) != nil else { return nil }
         let header = unsafe UnsafeRawBufferPointer(head).bytes
-        guard let length = CompactionMarks.tableLength(header) ?? announcedLength(header), length <= limit else { return nil }
+        guard let length = announcedLength(header), length <= limit else { return nil }
         let whole = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[0..<length])
         return unsafe (try? medium.read(at: place, into: whole)) != nil ? length : nil
     }

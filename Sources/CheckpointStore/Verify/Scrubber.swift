@@ -90,14 +90,17 @@ public final class Scrubber {
         return try end(verifier, found, vanished, slices: slices)
     }
 
-    /// The first slice: slots, segment table and catalog.
+    /// The first slice: slots, segment table, catalog, lineage and forwarding.
     private func begin() throws(StoreError) -> (Verifier, CatalogFindings) {
         let snapshot = try store.snapshot()
         // One thread, and no rate within a slice.
         let verifier = Verifier(store: store, slot: snapshot.slot, options: VerifyOptions(checksPages: options.checksPages, parallelism: 1))
         try verifier.slots()
         _ = try verifier.table()
-        return (verifier, try verifier.catalog())
+        let catalog = try verifier.catalog()
+        try verifier.lineage(catalog)
+        _ = try verifier.forwarding()
+        return (verifier, catalog)
     }
 
     private enum SliceEnd { case done, stopped, vanished }

@@ -96,7 +96,8 @@ final class MountScene {
     }
 
     func names(_ checkpoint: String? = nil) throws -> [String] {
-        try FileManager.default.contentsOfDirectory(atPath: checkpoint.map { path($0) } ?? directory)
+        let names = try FileManager.default.contentsOfDirectory(atPath: checkpoint.map { path($0) } ?? directory)
+        return checkpoint == nil ? names.filter { $0 != "latest" } : names
     }
 }
 
