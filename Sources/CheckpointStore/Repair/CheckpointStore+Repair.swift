@@ -198,15 +198,18 @@ private final class Repair {
 
     private func noteMissing(_ damages: [Damage]) throws(StoreError) {
         guard let donor else { return }
-        var missing = Set<AffectedCheckpoint>()
-        for checkpoint in Set(damages.flatMap { $0.losses.flatMap(\.checkpoints) }) where try !donor.has(checkpoint.id) { missing.insert(checkpoint) }
-        report.missingInReplica = Array(missing)
+        let affected = Set(damages.flatMap { $0.losses.flatMap(\.checkpoints) })
+        report.missingInReplica = []
+        for checkpoint in affected where try !donor.has(checkpoint.id) { report.missingInReplica.append(checkpoint) }
+        report.isReplicaForeign = !affected.isEmpty && report.missingInReplica.count == affected.count
     }
 
     /// Why damage stays when this ends, and what else can be done.
     private func remedy(for damage: Damage) -> String {
         let newStore = "bring the checkpoints from a replica into a new store (`ckstore sync`), or save what can be read (`ckstore salvage`)"
         switch damage.block?.kind {
+        case .run? where damage.losses.isEmpty && donor != nil:
+            return "No checkpoint needs these pages, and the replica does not have them: it goes when the checkpoints over them are deleted."
         case .run?:
             return donor == nil
                 ? "Give a replica that holds the checkpoints: `ckstore repair --from`."

@@ -60,7 +60,9 @@ public struct RepairReport: Sendable {
     public var freedSegments = 0
     /// Checkpoints that lost something and that the replica does not have. In no order that means something.
     public var missingInReplica: [AffectedCheckpoint] = []
-    /// What stays damaged.
+    /// True when the replica has none of the checkpoints that lost something.
+    public var isReplicaForeign = false
+    /// What stays damaged; of a dry run, everything that was found.
     public var remaining: [RemainingDamage] = []
     /// What kept it from going on, if anything did; what was repaired before stays.
     public var obstacle: StoreError?
