@@ -49,6 +49,9 @@ private final class Repair {
 
     /// Rebuilt runs for which a commit is made: at most 16 MiB of new runs.
     private static let runsPerCommit = 256
+    /// Turns: one for each level of the index that may be damaged above another, and some more. A medium that forgets what was written
+    /// to it is not written to for ever.
+    private static let mostTurns = 16
 
     init(_ store: CheckpointStore, _ replica: CheckpointStore?, _ options: RepairOptions) throws(StoreError) {
         self.store = store
@@ -61,14 +64,12 @@ private final class Repair {
     /// Verifies and repairs by turns, until there is nothing left that can be repaired: what stands below a block of the index that was
     /// damaged is found when that can be read again.
     func run() throws(StoreError) -> RepairReport {
-        var isFirst = true
-        while true {
+        for turn in 1...Self.mostTurns {
             let slot = try store.register()
             defer { store.unregister(slot.generation) }
             let verify = VerifyOptions(checksPages: options.checksPages, parallelism: options.parallelism, progress: options.progress)
             let found = try store.verify(options.checkpoint, in: slot, verify)
-            if isFirst { report.found = found }
-            isFirst = false
+            if turn == 1 { report.found = found }
             report.remaining = found.damages.map { RemainingDamage(damage: $0, remedy: remedy(for: $0)) }
             try noteMissing(found.damages)
             let before = report.changes
@@ -79,8 +80,9 @@ private final class Repair {
                 if error.code == .cancelled { report.wasCancelled = true } else { report.obstacle = error }
                 return report
             }
-            if options.isDryRun || report.changes == before { return report }
+            if options.isDryRun || report.changes == before { break }
         }
+        return report
     }
 
     private func checkNotCancelled() throws(StoreError) {
@@ -90,9 +92,10 @@ private final class Repair {
     /// One turn: `slot` is what was verified, and registered.
     private func change(_ damages: [Damage], _ slot: Slot) throws(StoreError) {
         try store.underReclaimLock { () throws(StoreError) in
-            if options.checkpoint == nil { report.rewrittenSlots += try store.rewriteTwins() }
+            // First what needs no commit: a store whose last flush failed takes none before it is sound.
             try blocks(damages, slot)
             guard options.checkpoint == nil else { return }
+            report.rewrittenSlots += try store.rewriteTwins()
             let counted = try store.recount()
             report.recountedSegments += counted.recounted
             report.freedSegments += counted.freed
