@@ -42,7 +42,7 @@ struct CKStoreCommand: ParsableCommand {
             """,
         version: "ckstore 0.1.0",
         groupedSubcommands: [
-            CommandGroup(name: "Stores", subcommands: [Create.self, Resize.self, Compact.self, Info.self, Report.self, Verify.self, Scrub.self, SalvageCommand.self, Bench.self, TimeBench.self, LiveBench.self, RollbackBenchCommand.self]),
+            CommandGroup(name: "Stores", subcommands: [Create.self, Resize.self, Compact.self, Info.self, Report.self, Verify.self, Scrub.self, RepairCommand.self, SalvageCommand.self, Bench.self, TimeBench.self, LiveBench.self, RollbackBenchCommand.self]),
             CommandGroup(
                 name: "Checkpoints",
                 subcommands: [

@@ -21,11 +21,15 @@ final class History {
     static let ramPages = 1400
 
     /// Full checkpoints, patches over them, patches over patches, regions of all kinds, branches.
-    init(seed: UInt64, checkpoints: Int = 8, segment: ByteCount = .kibibytes(128), size: ByteCount = .mebibytes(16)) throws {
+    ///
+    /// - Parameter content: what the pages are made of, `seed` if not given: stores of one seed have checkpoints of the same ids.
+    init(
+        seed: UInt64, content: UInt64? = nil, checkpoints: Int = 8, segment: ByteCount = .kibibytes(128), size: ByteCount = .mebibytes(16)
+    ) throws {
         folder = NSTemporaryDirectory() + "ckstore-care-" + UUID().uuidString
         try FileManager.default.createDirectory(
             atPath: folder, withIntermediateDirectories: false, attributes: [.posixPermissions: 0o700])
-        random = SeededGenerator(seed: seed)
+        random = SeededGenerator(seed: content ?? seed)
         let store = try CheckpointStore.create(
             on: try createMedium(try Locator(folder + "/store.ck"), size: size), options: CreateOptions(segmentSize: segment),
             environment: testEnvironment(seed: seed))

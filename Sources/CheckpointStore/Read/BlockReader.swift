@@ -122,7 +122,11 @@ extension CheckpointStore {
             try unsafe medium.scan(
                 at: place + ByteCount(skipped), ByteCount(Int(pointer.storedLength) - skipped), into: &found, scanHash128)
         }
-        guard Hash128(low: UInt64(littleEndian: found.low), high: UInt64(littleEndian: found.high)) == pointer.checksum else {
+        // The block says its checksum itself, too; whoever reads it compares both.
+        let said = try medium.bytes(at: place, count: skipped)
+        guard Hash128(low: UInt64(littleEndian: found.low), high: UInt64(littleEndian: found.high)) == pointer.checksum,
+            unsafe said.span.bytes.hash(0) == pointer.checksum
+        else {
             throw medium.corrupt(
                 FormatError(.badChecksum, subject: pointer.kind.name, reason: "its bytes are not those that its pointer was made for"),
                 at: place)

@@ -1,0 +1,227 @@
+// Repair: what is damaged is had from a replica, or from what else the store has.
+//
+// Invariants:
+// - Nobody deletes, compacts or repairs meanwhile; others may read and save.
+// - Every step leaves a store that is no worse: what is written over a damaged block are the bytes that were committed; all else is a
+//   commit, durable when it counts, nothing when not.
+// - Damage is never given a new checksum: what nobody has stays damaged, and is named.
+
+import Media
+import StoreFormat
+import Units
+
+extension CheckpointStore {
+    /// Repairs what verifying finds, as far as that is possible, and says what stays.
+    ///
+    /// Blocks that the replica has byte for byte (a copy of the medium) are written again where they were. Runs are built anew from the
+    /// pages of the replica's checkpoints of the same ids, each compared with the hash that this store's leaves name. Without a replica:
+    /// superblock slots that lost their twins, counts of the segment table, and segments in which nothing lives.
+    ///
+    /// Reads everything that is stored twice when something is repaired. What was repaired is durable on return, and in part when this
+    /// throws. Blocks; nobody can delete or compact for as long as blocks are being written.
+    /// - Parameter replica: another store, best opened for reading only; stays open.
+    /// - Throws: `.notFound` when there is no such checkpoint, `.readOnly`, `.busy`, `.storeFailed`. Damage is reported, not thrown.
+    public func repair(from replica: CheckpointStore? = nil, options: RepairOptions = RepairOptions()) throws(StoreError) -> RepairReport {
+        precondition(replica !== self, "a store is no replica of itself")
+        try checkUsable(forWriting: !options.isDryRun)
+        let repair = try Repair(self, replica, options)
+        return try repair.run()
+    }
+
+    /// Verifies what `slot` reaches, or one of its checkpoints. The slot is registered.
+    fileprivate func verify(_ checkpoint: String?, in slot: Slot, _ options: VerifyOptions) throws(StoreError) -> VerifyReport {
+        guard let checkpoint else { return try verify(slot: slot, options: options) }
+        guard let id = try checkpointID(of: checkpoint, in: slot), let value = try catalogValue(of: id, in: slot) else {
+            throw noCheckpoint(checkpoint)
+        }
+        let verifier = Verifier(store: self, slot: slot, options: options)
+        try verifier.trees.verify([CheckpointJob(id: id, name: nil, value: value)], in: slot)
+        return verifier.report
+    }
+}
+
+/// One repair of a store. Confined to one thread.
+private final class Repair {
+    private let store: CheckpointStore
+    private let options: RepairOptions
+    private let donor: PageDonor?
+    private var report: RepairReport
+
+    /// Rebuilt runs for which a commit is made: at most 16 MiB of new runs.
+    private static let runsPerCommit = 256
+    /// Turns: one for each level of the index that may be damaged above another, and some more. A medium that forgets what was written
+    /// to it is not written to for ever.
+    private static let mostTurns = 16
+
+    init(_ store: CheckpointStore, _ replica: CheckpointStore?, _ options: RepairOptions) throws(StoreError) {
+        self.store = store
+        self.options = options
+        let slot = try store.newestSlot()
+        if let replica { donor = try PageDonor(replica, pageHashSeed: slot.pageHashSeed) } else { donor = nil }
+        report = RepairReport(found: VerifyReport(generation: slot.generation))
+    }
+
+    /// Verifies and repairs by turns, until there is nothing left that can be repaired: what stands below a block of the index that was
+    /// damaged is found when that can be read again.
+    func run() throws(StoreError) -> RepairReport {
+        for turn in 1...Self.mostTurns {
+            let slot = try store.register()
+            defer { store.unregister(slot.generation) }
+            let verify = VerifyOptions(checksPages: options.checksPages, parallelism: options.parallelism, progress: options.progress)
+            let found = try store.verify(options.checkpoint, in: slot, verify)
+            if turn == 1 { report.found = found }
+            report.remaining = found.damages.map { RemainingDamage(damage: $0, remedy: remedy(for: $0)) }
+            try noteMissing(found.damages)
+            let before = report.changes
+            do throws(StoreError) {
+                if options.isDryRun { try blocks(found.damages, slot) } else { try change(found.damages, slot) }
+            } catch {
+                guard error.code != .storeFailed, error.code != .readOnly else { throw error }
+                if error.code == .cancelled { report.wasCancelled = true } else { report.obstacle = error }
+                return report
+            }
+            if options.isDryRun || report.changes == before { break }
+        }
+        return report
+    }
+
+    private func checkNotCancelled() throws(StoreError) {
+        if options.isCancelled?() ?? false { throw StoreError(.cancelled, "repairing was cancelled", medium: store.medium.name) }
+    }
+
+    /// One turn: `slot` is what was verified, and registered.
+    private func change(_ damages: [Damage], _ slot: Slot) throws(StoreError) {
+        try store.underReclaimLock { () throws(StoreError) in
+            // First what needs no commit: a store whose last flush failed takes none before it is sound.
+            try blocks(damages, slot)
+            guard options.checkpoint == nil else { return }
+            report.rewrittenSlots += try store.rewriteTwins()
+            let counted = try store.recount()
+            report.recountedSegments += counted.recounted
+            report.freedSegments += counted.freed
+        }
+    }
+
+    // MARK: blocks
+
+    private func blocks(_ damages: [Damage], _ slot: Slot) throws(StoreError) {
+        var losses: [BlockPointer: [DamageLoss]] = [:]
+        for damage in damages { if let block = damage.block { losses[block, default: []] += damage.losses } }
+        guard !losses.isEmpty, donor != nil else { return }
+        let before = report.rewrittenBlocks
+        for block in losses.keys.sorted(by: { ($0.segment, $0.offset) < ($1.segment, $1.offset) }) {
+            try checkNotCancelled()
+            if try copy(block, slot) {
+                report.rewrittenBlocks += 1
+                losses[block] = nil
+            }
+        }
+        if report.rewrittenBlocks > before { try flush() }
+        try runs(losses.filter { $0.key.kind == .run })
+    }
+
+    private func flush() throws(StoreError) {
+        if options.isDryRun { return }
+        do { try onMedium { () throws(MediumError) in try store.medium.flush() } } catch { throw store.fail(error) }
+    }
+
+    /// Writes the bytes that the replica has of a block that can't be read, if they are the very same.
+    private func copy(_ pointer: BlockPointer, _ slot: Slot) throws(StoreError) -> Bool {
+        let place: BlockPointer
+        do throws(StoreError) {
+            // As the generation has it that was verified: it is registered, so that nobody uses that place for anything else.
+            place = try store.blocks(in: slot).resolve(pointer).pointer
+            _ = try store.readInPlace(place)
+            return false
+        } catch {
+            guard error.isDamage else { throw error }
+        }
+        guard let resolved = try? store.blocks(in: slot).resolve(pointer).pointer, let bytes = try donor?.block(pointer),
+            unsafe (try? Block.verify(bytes.span.bytes, pointer: resolved)) != nil
+        else { return false }
+        if options.isDryRun { return true }
+        var isWritten = false
+        var failure: StoreError?
+        unsafe bytes.withUnsafeBytes { source in
+            do throws(StoreError) { isWritten = unsafe try store.rewrite(source, at: resolved) } catch { failure = error }
+        }
+        if let failure { throw failure }
+        return isWritten
+    }
+
+    /// Rebuilds runs, batch by batch. Under the reclaim lock, so that what leaves list stays the same from here on.
+    private func runs(_ losses: [BlockPointer: [DamageLoss]]) throws(StoreError) {
+        guard !losses.isEmpty else { return }
+        let slot = try store.register()
+        defer { store.unregister(slot.generation) }
+        let listings = try RunListings(of: Set(losses.keys), in: slot, store)
+        var rest = listings.runs.values.sorted { ($0.pointer.segment, $0.pointer.offset) < ($1.pointer.segment, $1.pointer.offset) }[...]
+        while !rest.isEmpty {
+            try batch(rest.prefix(Self.runsPerCommit), losses, slot)
+            rest = rest.dropFirst(Self.runsPerCommit)
+        }
+    }
+
+    private func batch(_ runs: ArraySlice<ListedRun>, _ losses: [BlockPointer: [DamageLoss]], _ slot: Slot) throws(StoreError) {
+        let repair = RunRepair(store, slot, donor: donor, isDryRun: options.isDryRun)
+        defer { repair.close() }
+        var rebuilt: [RebuiltRun] = []
+        var (rewritten, restored) = (0, PageCount.zero)
+        for run in runs {
+            try checkNotCancelled()
+            let lost = losses[run.pointer] ?? []
+            switch try repair.repair(run, sources: { Self.sources(of: $0, lost) }) {
+            case .sound, .nothing: break
+            case .rewritten(let pages):
+                rewritten += 1
+                restored += pages
+            case .forwarded(let run, let pages):
+                rebuilt.append(run)
+                restored += pages
+            }
+        }
+        let uses = options.isDryRun ? [] : try repair.finish()
+        if rewritten > 0 || !uses.isEmpty { try flush() }
+        if !uses.isEmpty {
+            report.freedSegments += try store.forward(rebuilt, uses)
+            store.remember(uses)
+        }
+        report.rewrittenBlocks += rewritten
+        report.forwardedRuns += rebuilt.count
+        report.restoredPages += restored
+    }
+
+    /// The checkpoints that lose the page; nil, for one that only bases of patch leaves still name: any may have it.
+    private static func sources(of page: PageIndex, _ losses: [DamageLoss]) -> [CheckpointID]? {
+        let named = losses.filter { $0.pages.contains(page) }.flatMap { $0.checkpoints.map(\.id) }
+        return named.isEmpty ? nil : named
+    }
+
+    // MARK: what stays
+
+    private func noteMissing(_ damages: [Damage]) throws(StoreError) {
+        guard let donor else { return }
+        let affected = Set(damages.flatMap { $0.losses.flatMap(\.checkpoints) })
+        report.missingInReplica = []
+        for checkpoint in affected where try !donor.has(checkpoint.id) { report.missingInReplica.append(checkpoint) }
+        report.isReplicaForeign = !affected.isEmpty && report.missingInReplica.count == affected.count
+    }
+
+    /// Why damage stays when this ends, and what else can be done.
+    private func remedy(for damage: Damage) -> String {
+        let newStore = "bring the checkpoints from a replica into a new store (`ckstore sync`), or save what can be read (`ckstore salvage`)"
+        switch damage.block?.kind {
+        case .run? where damage.losses.isEmpty && donor != nil:
+            return "No checkpoint needs these pages, and the replica does not have them: it goes when the checkpoints over them are deleted."
+        case .run?:
+            return donor == nil
+                ? "Give a replica that holds the checkpoints: `ckstore repair --from`."
+                : "The replica does not have these pages: try another one, or delete the checkpoints."
+        case .leaf?, .patchLeaf?, .inner?, .checkpointRecord?:
+            return "A block of the index can only be had from a copy of this medium (`ckstore repair --from` that); otherwise \(newStore)."
+        case nil where damage.losses.isEmpty:
+            return "Checkpoints can be read without it, but writing is not safe: \(newStore)."
+        default: return "It can't be put right in place: \(newStore)."
+        }
+    }
+}
