@@ -65,13 +65,14 @@
 
         /// Reads as many bytes from the medium and writes them to a file, or to memory, in pieces of 1 MiB; seconds.
         private static func copy(_ bytes: Int, of medium: any Medium, isFile: Bool, beside path: String) throws -> Double {
-            defer { unlink(path) }
+            defer { unsafe unlink(path) }
             let size = ByteCount(UInt64(bytes + (4 << 20)))
             let target: any Medium = isFile ? try createMedium(try Locator("file:" + path), size: size, force: false) : try RAMMedium.anonymous(size: size)
             defer { target.close() }
-            let buffer = AlignedBuffer(count: 1 << 20)
+            let piece = 1 << 20
+            let buffer = AlignedBuffer(count: piece)
             let start = monotonicMicroseconds()
-            for position in stride(from: 0, to: bytes, by: buffer.count) {
+            for position in stride(from: 0, to: bytes, by: piece) {
                 unsafe try medium.read(at: MediumOffset((4 << 20) + position), into: buffer.bytes)
                 unsafe try target.write(at: MediumOffset(position), UnsafeRawBufferPointer(buffer.bytes))
             }

@@ -105,7 +105,8 @@ extension CheckpointStore {
     /// Throws unless the store holds exactly `model`, by every way of reading it.
     package func requireEqual(_ model: [String: ModelCheckpoint], parallelism: Int = 1, deep: Bool = true) throws {
         let snapshot = try snapshot()
-        let names = try snapshot.names()
+        // What has come of a checkpoint in part is no checkpoint yet.
+        let names = try snapshot.names().filter { !Names.isPartial($0) }
         guard names == model.keys.sorted(by: { $0.utf8.lexicographicallyPrecedes($1.utf8) }) else {
             throw Mismatch("checkpoints \(names), expected \(model.keys.sorted())")
         }
