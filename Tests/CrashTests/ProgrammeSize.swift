@@ -28,9 +28,10 @@ enum ProgrammeSize {
     /// Those with something from another store, or with pruning, of which every crash is tried: of three operations, some.
     static let receiving: [[StoreOperation]] = {
         let operations = StoreOperation.received
-        let pairs = (1...2).flatMap { CrashTests.sequences(of: $0, from: operations) }
-        if isQuick { return (1...1).flatMap { CrashTests.sequences(of: $0, from: operations) } }
-        return pairs + CrashTests.sequences(of: 3, from: operations).enumerated().filter { isLong || $0.offset % 48 == 5 }.map(\.element)
+        let single = CrashTests.sequences(of: 1, from: operations)
+        if isQuick { return single }
+        return single + CrashTests.sequences(of: 2, from: operations)
+            + CrashTests.sequences(of: 3, from: operations).enumerated().filter { isLong || $0.offset % 48 == 5 }.map(\.element)
     }()
 
     /// Of how many crash images one is crashed again while it recovers.

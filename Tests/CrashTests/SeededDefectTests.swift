@@ -26,7 +26,10 @@ private let registrations: Range<UInt64> = 1 << 40..<1 << 41
 private let claims: Range<UInt64> = 1 << 41..<1 << 42
 
 /// Cuts power in some workloads.
-private func cutPower(_ medium: SeededDefect? = nil, _ engine: EngineDefects = []) throws {
+private func cutPower(
+    _ medium: SeededDefect? = nil, _ engine: EngineDefects = [],
+    in workloads: [[StoreOperation]] = sequences(of: 2).filter { $0[0] == .delete || $0[0] == .saveFull }
+) throws {
     var plan = CrashExplorer.Plan()
     plan.randomImageCount = 60
     var programme = CrashProgramme(name: "defect", plan: plan)
@@ -37,7 +40,7 @@ private func cutPower(_ medium: SeededDefect? = nil, _ engine: EngineDefects = [
         return environment
     }
     if engine.contains(.leavesRemains) { programme.recoveryPeriod = 1 }
-    _ = try programme.explore(sequences(of: 2).filter { $0[0] == .delete || $0[0] == .saveFull })
+    _ = try programme.explore(workloads)
 }
 
 private func simulate(_ medium: SeededDefect? = nil, _ engine: EngineDefects = []) throws {
@@ -166,6 +169,12 @@ private let traps: [Trap] = [
     Trap("blocks are issued behind their flush") { try cutPower(.swapsAcrossFlush(writesIn: blocks)) },
     Trap("a block is forgotten") { try cutPower(.forgets(writesIn: blocks, .nth(1))) },
     Trap("the commit lock is not taken") { try simulate(.forgetsLocks(in: commitLock)) },
+    Trap("moved blocks are not flushed before slots lead to them") {
+        try cutPower(.skipsFlushes(afterWritesIn: blocks), in: [[.delete, .compact], [.saveIncremental, .delete, .compact]])
+    },
+    Trap("what is received is not flushed before its slots") {
+        try cutPower(.skipsFlushes(afterWritesIn: blocks), in: [[.receiveInSteps], [.receiveResumed]])
+    },
     Trap("readers don't register") { try simulate(.forgetsLocks(in: registrations)) },
     Trap("segments are not claimed") { try simulate(.forgetsLocks(in: claims)) },
     Trap("registrations of others are overlooked") { try simulate(.overlooksHolders(in: registrations)) },
@@ -190,6 +199,7 @@ private let traps: [Trap] = [
     Trap("hashes the source, stores a copy") { try saveChangingMemory(.hashesTheSource, rounds: 10_000) },
     Trap("trusts poisoned stores") { try requirePoisonIsVerified(.trustsPoisonedStores) },
     Trap("leaves the remains of torn slots") { try cutPower(nil, .leavesRemains) },
+    Trap("forgets siblings") { try simulate(nil, .forgetsSiblings) },
     Trap("forwards without a look at the birth") { try simulate(nil, .forwardsWithoutBirth) },
     Trap("moves pages without minding their ranks") { try simulate(nil, .movesWithoutRanks) },
     Trap("leaves chains") { try simulate(nil, .leavesChains) },
