@@ -173,11 +173,11 @@ let package = Package(
         // The model that stores are compared with, for every test target that has one.
         .target(
             name: "StoreTesting",
-            dependencies: ["CheckpointStore", "StoreFormat", "FaultHarness", "Media", "Units"],
+            dependencies: ["CheckpointStore", "CheckpointStream", "StoreFormat", "FaultHarness", "Media", "Units"],
             path: "Tests/StoreTesting", swiftSettings: strict),
         // Saves in a loop until it is killed.
         .executableTarget(
-            name: "CrashWriter", dependencies: ["CheckpointStore", "StoreTesting", "FaultHarness", "Media", "Units"],
+            name: "CrashWriter", dependencies: ["CheckpointStore", "CheckpointStream", "StoreFormat", "StoreTesting", "FaultHarness", "Media", "Units"],
             path: "Tests/CrashWriter", swiftSettings: strict),
 
         .testTarget(
@@ -205,12 +205,12 @@ let package = Package(
         // Verify, scrub and salvage on damaged stores.
         .testTarget(
             name: "StoreCareTests",
-            dependencies: ["CheckpointStore", "StoreFormat", "PageCodec", "StoreTesting", "FaultHarness", "Media", "Threading", "Units"],
+            dependencies: ["CheckpointStore", "CheckpointStream", "StoreFormat", "PageCodec", "StoreTesting", "FaultHarness", "Media", "Threading", "Units"],
             swiftSettings: strict),
         .testTarget(
             name: "CrashTests",
             dependencies: [
-                "CheckpointStore", "StoreFormat", "StoreTesting", "CrashWriter", "FaultHarness", "Media", "Units",
+                "CheckpointStore", "CheckpointStream", "StoreFormat", "StoreTesting", "CrashWriter", "FaultHarness", "Media", "Units",
             ],
             swiftSettings: strict),
         // The engine and the reader in Python, on each other's stores.

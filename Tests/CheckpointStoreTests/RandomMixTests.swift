@@ -2,6 +2,7 @@
 
 import CheckpointStore
 import FaultHarness
+import Foundation
 import Media
 import StoreFormat
 import StoreTesting
@@ -157,4 +158,70 @@ struct RandomMix {
             }
         }
     }
+
+    @Test func `every operation, in random order on a simulated device, leaves what the model says`() async throws {
+        let seed = testSeed()
+        let counts = try await onPlainThread {
+            var counts: [MixOperation: Int] = [:]
+            for seed in seed..<seed + (isOptimised ? 10 : 3) {
+                do { try Self.runAll(seed: seed, steps: isOptimised ? 120 : 60, &counts) } catch {
+                    throw Mismatch("CKSTORE_TEST_SEED=\(seed): \(error)")
+                }
+            }
+            return counts
+        }
+        print("random mixes from seed \(seed): \(counts.map { "\($0.key.rawValue) \($0.value)" }.sorted().joined(separator: ", "))")
+        // A mix that never comes to an operation says nothing about it.
+        if isOptimised { #expect(MixOperation.allCases.allSatisfy { counts[$0, default: 0] > 0 }) }
+    }
+
+    private static func runAll(seed: UInt64, steps: Int, _ counts: inout [MixOperation: Int]) throws {
+        let device = SimulatedDevice(size: .mebibytes(24))
+        let store = try CheckpointStore.create(
+            on: FaultMedium(device), options: CreateOptions(segmentSize: .kibibytes(128)), environment: testEnvironment(seed: seed))
+        defer { store.close() }
+        // Another handle does every third operation, as another process would.
+        let other = try CheckpointStore.open(FaultMedium(device), environment: testEnvironment(seed: ~seed))
+        defer { other.close() }
+        var mix = try StoreMix(seed: seed, maximumPages: 700)
+        for step in 0..<steps {
+            do {
+                try mix.step(step % 3 == 1 ? other : store)
+                if step % 10 == 9 { try mix.requireEqual(store) }
+            } catch { throw Mismatch("step \(step): \(error)") }
+        }
+        mix.letGo()
+        try mix.requireEqual(try CheckpointStore.open(FaultMedium(device), environment: testEnvironment(seed: 1)))
+        counts.merge(mix.counts, uniquingKeysWith: +)
+    }
+
+    @Test func `every operation, in random order with two threads in memory, leaves what the model says`() async throws {
+        let seed = testSeed()
+        try await onPlainThread {
+            for seed in seed..<seed + (isOptimised ? 5 : 2) {
+                let store = try CheckpointStore.create(
+                    on: try RAMMedium.anonymous(size: .mebibytes(64)), environment: testEnvironment(seed: seed))
+                defer { store.close() }
+                var mix = try StoreMix(seed: seed, parallelism: 2, maximumPages: 2000)
+                do {
+                    for _ in 0..<(isOptimised ? 80 : 40) { try mix.step(store) }
+                    try mix.requireEqual(store)
+                    mix.letGo()
+                } catch { throw Mismatch("CKSTORE_TEST_SEED=\(seed): \(error)") }
+            }
+        }
+    }
 }
+
+/// The seed of a run: its own, or the one to replay.
+private func testSeed() -> UInt64 {
+    ProcessInfo.processInfo.environment["CKSTORE_TEST_SEED"].flatMap { UInt64($0) } ?? .random(in: 0...UInt64(UInt32.max))
+}
+
+private let isOptimised: Bool = {
+    #if DEBUG
+        return false
+    #else
+        return true
+    #endif
+}()

@@ -132,6 +132,15 @@ struct CrashProgramme: Sendable {
         #expect(report.isReplay || report.imageCount > (ProgrammeSize.isQuick ? 200 : 20_000))
     }
 
+    @Test func `what comes from another store, in steps or cut short, survives a power cut, and can be gone on with`() async throws {
+        let report = try await onPlainThread {
+            let programme = CrashProgramme(name: "receiving", plan: Self.plan(random: 120), recoveryPeriod: ProgrammeSize.recoveryPeriod)
+            return try programme.explore(ProgrammeSize.receiving)
+        }
+        print("crash points of a store that receives: \(report)")
+        #expect(report.isReplay || report.imageCount > (ProgrammeSize.isQuick ? 200 : 5_000))
+    }
+
     @Test func `persistent memory may evict any line at any time`() async throws {
         let report = try await onPlainThread {
             var plan = CrashExplorer.Plan()

@@ -101,7 +101,9 @@ struct FaultProgramme: Sendable {
         let hasStruck = device.faults.firedCount > 0
         device.faults.clear()
         if let failure, !fault.codes.contains(failure.code) { throw Mismatch("threw \(failure.code): \(failure)") }
-        let check = StoreCheck(step: step, isAcknowledged: failure == nil, seed: seed, mayHaveLost: failure != nil)
+        // Deleting goes on when an index can't be read, says so, and leaves the space that it could not find.
+        let check = StoreCheck(
+            step: step, isAcknowledged: failure == nil, seed: seed, allowsLostSpace: failure != nil && fault.rule.operation == .read)
         if let store { try self.check(store, failure, check) }
         medium.close()
         if fault.rule.operation == .flush {
@@ -148,6 +150,9 @@ struct FaultProgramme: Sendable {
         let struck = try await onPlainThread {
             var workloads = (1...(ProgrammeSize.isQuick ? 1 : 2)).flatMap { sequences(of: $0) }
             workloads += sequences(of: 3).enumerated().filter { ProgrammeSize.isLong || $0.offset % 27 == 5 }.map(\.element)
+            let received: [StoreOperation] = [.receive, .receiveInSteps, .receiveResumed, .prune, .branch, .deleteAny, .point]
+            workloads += (ProgrammeSize.isQuick ? [] : received).map { [$0] }
+            workloads += ProgrammeSize.isLong ? sequences(of: 2, from: received) : []
             return try FaultProgramme().run(workloads)
         }
         print("faults injected: \(struck)")

@@ -25,6 +25,15 @@ enum ProgrammeSize {
     /// The workloads of which every crash is tried.
     static let sequences: [[StoreOperation]] = (1...(isQuick ? 2 : 3)).flatMap { CrashTests.sequences(of: $0) }
 
+    /// Those with something from another store, or with pruning, of which every crash is tried: of three operations, some.
+    static let receiving: [[StoreOperation]] = {
+        let operations = StoreOperation.received
+        let single = CrashTests.sequences(of: 1, from: operations)
+        if isQuick { return single }
+        return single + CrashTests.sequences(of: 2, from: operations)
+            + CrashTests.sequences(of: 3, from: operations).enumerated().filter { isLong || $0.offset % 48 == 5 }.map(\.element)
+    }()
+
     /// Of how many crash images one is crashed again while it recovers.
     static let recoveryPeriod: UInt64 = isLong ? 60 : 600
 }

@@ -26,7 +26,10 @@ private let registrations: Range<UInt64> = 1 << 40..<1 << 41
 private let claims: Range<UInt64> = 1 << 41..<1 << 42
 
 /// Cuts power in some workloads.
-private func cutPower(_ medium: SeededDefect? = nil, _ engine: EngineDefects = []) throws {
+private func cutPower(
+    _ medium: SeededDefect? = nil, _ engine: EngineDefects = [],
+    in workloads: [[StoreOperation]] = sequences(of: 2).filter { $0[0] == .delete || $0[0] == .saveFull }
+) throws {
     var plan = CrashExplorer.Plan()
     plan.randomImageCount = 60
     var programme = CrashProgramme(name: "defect", plan: plan)
@@ -37,7 +40,7 @@ private func cutPower(_ medium: SeededDefect? = nil, _ engine: EngineDefects = [
         return environment
     }
     if engine.contains(.leavesRemains) { programme.recoveryPeriod = 1 }
-    _ = try programme.explore(sequences(of: 2).filter { $0[0] == .delete || $0[0] == .saveFull })
+    _ = try programme.explore(workloads)
 }
 
 private func simulate(_ medium: SeededDefect? = nil, _ engine: EngineDefects = []) throws {
@@ -66,14 +69,21 @@ private func flipPayloads(_ engine: EngineDefects) throws {
 }
 
 /// Damages runs of which only some pages live, and compacts: nobody may be given wrong bytes afterwards.
+private struct NoRepacking: RepackingRules {
+    func runsToMove(_ runs: [RunUse], newPages: Int, writesFullLeaf: Bool) -> [Int] { [] }
+}
+
 private func moveDamage(_ engine: EngineDefects) throws {
     let device = SimulatedDevice(size: .mebibytes(4))
     var random = SeededGenerator(seed: 6)
     let store = try CheckpointStore.create(
         on: FaultMedium(device), options: CreateOptions(segmentSize: .kibibytes(128)), environment: testEnvironment(seed: 5))
     var expected = (0..<300).flatMap { _ in makePage(&random) }
+    // Runs are to lose pages and stay where they are.
+    var options = WriterOptions(parallelism: 1)
+    options.repacking = NoRepacking()
     for name in ["old", "new"] {
-        let writer = try store.begin(name, parent: name == "new" ? "old" : nil, options: WriterOptions(parallelism: 1))
+        let writer = try store.begin(name, parent: name == "new" ? "old" : nil, options: options)
         let ram = try writer.addRegion("ram", kind: .memory, byteLength: ByteCount(expected.count))
         if name == "old" { try ram.write(expected) }
         // So many that the leaf is written whole, and does not keep alive what was before.
@@ -177,6 +187,12 @@ private let traps: [Trap] = [
     Trap("blocks are issued behind their flush") { try cutPower(.swapsAcrossFlush(writesIn: blocks)) },
     Trap("a block is forgotten") { try cutPower(.forgets(writesIn: blocks, .nth(1))) },
     Trap("the commit lock is not taken") { try simulate(.forgetsLocks(in: commitLock)) },
+    Trap("moved blocks are not flushed before slots lead to them") {
+        try cutPower(.skipsFlushes(afterWritesIn: blocks), in: [[.delete, .compact], [.saveIncremental, .delete, .compact]])
+    },
+    Trap("what is received is not flushed before its slots") {
+        try cutPower(.skipsFlushes(afterWritesIn: blocks), in: [[.receiveInSteps], [.receiveResumed]])
+    },
     Trap("readers don't register") { try simulate(.forgetsLocks(in: registrations)) },
     Trap("segments are not claimed") { try simulate(.forgetsLocks(in: claims)) },
     Trap("registrations of others are overlooked") { try simulate(.overlooksHolders(in: registrations)) },
@@ -201,6 +217,7 @@ private let traps: [Trap] = [
     Trap("hashes the source, stores a copy") { try saveChangingMemory(.hashesTheSource, rounds: 10_000) },
     Trap("trusts poisoned stores") { try requirePoisonIsVerified(.trustsPoisonedStores) },
     Trap("leaves the remains of torn slots") { try cutPower(nil, .leavesRemains) },
+    Trap("forgets siblings") { try simulate(nil, .forgetsSiblings) },
     Trap("forwards without a look at the birth") { try simulate(nil, .forwardsWithoutBirth) },
     Trap("moves pages without minding their ranks") { try simulate(nil, .movesWithoutRanks) },
     Trap("leaves chains") { try simulate(nil, .leavesChains) },

@@ -20,9 +20,15 @@ enum StoreOperation: Sendable {
     case branch, deleteAny, point
     /// Moves what lives in segments with anything dead.
     case compact
+    /// Deletes every second checkpoint that no name leads to.
+    case prune
+    /// Two checkpoints come from another store, the second as a change of the first; in many steps; cut short and gone on with.
+    case receive, receiveInSteps, receiveResumed
 
     /// Of which every sequence is tried.
     static let common: [StoreOperation] = [.saveFull, .saveIncremental, .saveEmpty, .delete, .commitGroup, .grow, .compact]
+    /// What comes from other stores, and what happens to it.
+    static let received: [StoreOperation] = [.receive, .receiveInSteps, .receiveResumed, .deleteAny, .prune, .branch, .compact]
     /// What makes the lineage branch, and tombstones come and go.
     static let branching: [StoreOperation] = [.branch, .deleteAny, .point, .commitGroup, .compact]
 }
@@ -44,6 +50,9 @@ struct StoreModel: Sendable {
     /// Those that no name keeps from being deleted, oldest first.
     var deletable: [String] { order.filter { references[StoreModel.movedName] != $0 } }
     static let movedName = "moved"
+    /// What pruning keeps: by their names, every second checkpoint; none that was received.
+    static let keptLabel = "keep"
+    static func isKept(_ name: String) -> Bool { (Int(name.dropFirst()) ?? 0) % 2 == 0 }
 
     mutating func remove(_ name: String) {
         checkpoints[name] = nil
@@ -66,7 +75,8 @@ private struct Save: Sendable {
     var ramLength = 0
 
     func begin(on store: CheckpointStore) throws -> CheckpointWriter {
-        let writer = try store.begin(name, parent: parent, options: WriterOptions(parallelism: 1))
+        let labels = StoreModel.isKept(name) ? [StoreModel.keptLabel: "yes"] : [:]
+        let writer = try store.begin(name, parent: parent, options: WriterOptions(parallelism: 1, labels: labels))
         for (region, bytes) in whole.sorted(by: { $0.key < $1.key }) {
             let kind: RegionKind = region == "ram" ? .memory : .state
             try writer.addRegion(region, kind: kind, byteLength: ByteCount(bytes.count)).write(bytes, isStable: true)
@@ -84,8 +94,11 @@ struct Step: Sendable {
     let operation: StoreOperation
     let before: StoreModel
     private(set) var after: StoreModel
+    /// States that the store may be in meanwhile.
+    private(set) var between: [StoreModel] = []
     private var saves: [Save] = []
     private var doomed: [String] = []
+    private(set) var incoming: Incoming?
 
     static let fullPages = 12
     static let growth = ByteCount.kibibytes(512)
@@ -107,6 +120,9 @@ struct Step: Sendable {
         case .deleteAny:
             for _ in 0..<2 { if let name = pick(after.deletable) { delete(name) } }
         case .point: after.references[StoreModel.movedName] = pick(after.order)
+        case .prune:
+            for name in after.deletable where !StoreModel.isKept(name) && after.references["latest"] != name { delete(name) }
+        case .receive, .receiveInSteps, .receiveResumed: addIncoming()
         }
     }
 
@@ -123,6 +139,25 @@ struct Step: Sendable {
             try store.setReference(StoreModel.movedName, to: name)
         case .grow: try store.resize(to: store.medium.size + Step.growth)
         case .compact: try store.compactAll()
+        case .prune:
+            var policy = RetentionPolicy()
+            policy.labels = [.init(key: StoreModel.keptLabel)]
+            if let obstacle = try store.prune(policy).deletion?.obstacle { throw obstacle }
+        case .receive: try incoming?.receive(into: store, inSteps: false)
+        case .receiveInSteps: try incoming?.receive(into: store, inSteps: true)
+        case .receiveResumed: try incoming?.receiveCut(into: store)
+        }
+    }
+
+    private mutating func addIncoming() {
+        // Names that nobody else gives.
+        let (first, second) = ("r\(after.serial + 1)", "r\(after.serial + 2)")
+        let incoming = Incoming(first: first, second: second, seed: after.random.next())
+        self.incoming = incoming
+        for (name, regions) in incoming.contents {
+            after.serial += 1
+            enter(name, regions, over: name == first ? nil : first)
+            if name == first { between.append(after) }
         }
     }
 
@@ -151,10 +186,14 @@ struct Step: Sendable {
         var save = save
         save.name = "c\(after.serial)"
         saves.append(save)
-        after.checkpoints[save.name] = regions
-        after.order.append(save.name)
-        after.parents[save.name] = save.parent
-        after.references["latest"] = save.name
+        enter(save.name, regions, over: save.parent)
+    }
+
+    private mutating func enter(_ name: String, _ regions: ModelCheckpoint, over parent: String?) {
+        after.checkpoints[name] = regions
+        after.order.append(name)
+        after.parents[name] = parent
+        after.references["latest"] = name
     }
 
     private mutating func deleteOldest() {
@@ -231,8 +270,8 @@ struct StoreCheck: Sendable {
     /// Whether `step` was acknowledged, so that what was before it may not come back.
     var isAcknowledged: Bool
     var seed: UInt64
-    /// A deletion could not read all that it had to: the space stays counted.
-    var mayHaveLost = false
+    /// Whether space may be counted as alive that nothing reaches: an index could not be read while a checkpoint was deleted.
+    var allowsLostSpace = false
 
     /// Opens the store on `device` and checks all of it; then saves into it and checks again.
     /// Returns the state that was found.
@@ -242,22 +281,36 @@ struct StoreCheck: Sendable {
         let store = try CheckpointStore.open(FaultMedium(device), environment: environment)
         defer { store.close() }
         let found = try state(of: store)
-        try store.requireEqual(found.checkpoints, mayHaveLost: mayHaveLost)
+        try store.requireEqual(found.checkpoints, allowsLostSpace: allowsLostSpace)
         let next = Step(.saveIncremental, on: found)
         try next.perform(on: store)
         let again = try CheckpointStore.open(FaultMedium(device), environment: environment)
         defer { again.close() }
-        try again.requireEqual(next.after.checkpoints, mayHaveLost: mayHaveLost)
+        try again.requireEqual(next.after.checkpoints, allowsLostSpace: allowsLostSpace)
+        if let incoming = step.incoming { try requireReceived(incoming, again, next.after) }
         return found
     }
 
-    /// Which of the two allowed states the store is in, by its names, those that move included; `grow` and `compact` leave them as they were.
+    /// What came in part can be gone on with, and does not stay when all has come.
+    private func requireReceived(_ incoming: Incoming, _ store: CheckpointStore, _ model: StoreModel) throws {
+        try incoming.receiveRest(into: store)
+        try incoming.receiveAgain(into: store)
+        let all = model.checkpoints.merging(Dictionary(uniqueKeysWithValues: incoming.contents)) { $1 }
+        try store.requireEqual(all, allowsLostSpace: allowsLostSpace)
+        guard try store.snapshot().names().count == all.count else { throw Mismatch("parts are left of what was received whole") }
+    }
+
+    /// Which of the allowed states the store is in, by its names, those that move included; `grow` and `compact` leave them as they were.
     func state(of store: CheckpointStore) throws -> StoreModel {
         let snapshot = try store.snapshot()
-        let names = Set(try snapshot.names())
+        let names = Set(try snapshot.names().filter { !Names.isPartial($0) })
         var references: [String: String] = [:]
         for reference in try snapshot.references() { references[reference.name] = try snapshot.checkpoint(reference.checkpoint).name }
         if names == Set(step.after.order), references == step.after.references { return step.after }
+        if let state = step.between.first(where: { Set($0.order) == names && $0.references == references }) {
+            if isAcknowledged { throw Mismatch("\(step.operation) was acknowledged and is not all there") }
+            return state
+        }
         guard names == Set(step.before.order), references == step.before.references else {
             throw Mismatch(
                 "checkpoints \(names.sorted()) and names \(references), neither \(step.before.order) and \(step.before.references) "

@@ -10,7 +10,7 @@ import StoreTesting
 import Units
 
 /// Says something at once and in one piece.
-private func say(_ text: String) {
+func say(_ text: String) {
     let line = Array((text + "\n").utf8)
     guard unsafe write(1, line, line.count) == line.count else { exit(3) }
 }
@@ -50,9 +50,14 @@ private func compact(_ path: String) throws {
     }
 }
 
-guard CommandLine.arguments.count == 3 else { exit(2) }
+guard CommandLine.arguments.count == 3 || CommandLine.arguments.count == 4 else { exit(2) }
 do {
     let (path, prefix) = (CommandLine.arguments[1], CommandLine.arguments[2])
+    let seed = CommandLine.arguments.count == 4 ? UInt64(CommandLine.arguments[3]) : nil
+    if prefix.hasPrefix(KilledWriter.mixer) {
+        var mixer = try Mixer(path, prefix: String(prefix.dropFirst(KilledWriter.mixer.count)), seed: seed ?? .random(in: 0 ... .max))
+        try mixer.run()
+    }
     if prefix == KilledWriter.compactor { try compact(path) } else { try run(path, prefix: prefix) }
 } catch {
     say("failed \(error)")

@@ -8,6 +8,10 @@ import Units
 package enum KilledWriter {
     /// In place of a prefix: one that compacts.
     package static let compactor = "compactor"
+    /// In place of a prefix, with one of `mixers` behind it: one that does everything to checkpoints of that prefix.
+    package static let mixer = "mixer-"
+    /// The prefixes of those that do everything, each of one letter that no other name begins with.
+    package static let mixers = ["p", "q", "r"]
     /// Pages of a checkpoint.
     package static let pages = 64
 

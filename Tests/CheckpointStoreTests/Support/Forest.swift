@@ -22,6 +22,18 @@ struct ForestShape: Sendable, CustomStringConvertible {
             ([nil] + (0..<count - 1).map { $0 as Int? }).map { ForestShape(parents: smaller.parents + [$0]) }
         }
     }
+
+    /// Every forest of `count` checkpoints, each once, in whatever order its members were saved.
+    static func different(of count: Int) -> [ForestShape] {
+        var seen = Set<String>()
+        return all(of: count).filter { seen.insert($0.form(below: nil)).inserted }
+    }
+
+    /// What the trees below a member (nil: all trees) look like, the same for those that differ by their numbers alone.
+    private func form(below member: Int?) -> String {
+        let children = parents.indices.filter { parents[$0] == member }
+        return "(" + children.map { form(below: $0) }.sorted().joined() + ")"
+    }
 }
 
 /// A region's pages that are not zero: what each is filled with.
