@@ -8,11 +8,6 @@ import StoreTesting
 import Testing
 import Units
 
-/// Never moves anything: what the rules are there to prevent.
-private struct NoRepacking: RepackingRules {
-    func runsToMove(_ runs: [RunUse], newPages: Int, writesFullLeaf: Bool) -> [Int] { [] }
-}
-
 /// Moves whatever can be moved, at every save.
 private struct EagerRepacking: RepackingRules {
     func runsToMove(_ runs: [RunUse], newPages: Int, writesFullLeaf: Bool) -> [Int] { Array(runs.indices) }

@@ -69,10 +69,6 @@ private func flipPayloads(_ engine: EngineDefects) throws {
 }
 
 /// Damages runs of which only some pages live, and compacts: nobody may be given wrong bytes afterwards.
-private struct NoRepacking: RepackingRules {
-    func runsToMove(_ runs: [RunUse], newPages: Int, writesFullLeaf: Bool) -> [Int] { [] }
-}
-
 private func moveDamage(_ engine: EngineDefects) throws {
     let device = SimulatedDevice(size: .mebibytes(4))
     var random = SeededGenerator(seed: 6)

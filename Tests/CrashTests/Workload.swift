@@ -114,7 +114,8 @@ struct Step: Sendable {
         case .delete: deleteOldest()
         case .commitGroup:
             addFull()
-            addIncremental(over: before.order.last)
+            // Not over the other one of the group.
+            if let last = before.order.last { addIncremental(over: last) } else { addFull() }
         case .grow, .compact: break
         case .branch: addIncremental(over: pick(after.order.filter { after.checkpoints[$0]?["ram"] != nil }))
         case .deleteAny:

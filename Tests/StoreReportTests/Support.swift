@@ -24,6 +24,8 @@ struct ReportScene {
     private(set) var model: [String: [String: ModelRegion]] = [:]
     private(set) var parents: [String: String] = [:]
     private var serial = 0
+    /// Whether any checkpoint was deleted.
+    var hasDeleted: Bool { serial != model.count }
 
     init(seed: UInt64) throws {
         store = try CheckpointStore.create(
@@ -39,7 +41,10 @@ struct ReportScene {
         let parent = names.isEmpty || random.chance(1, in: 10) ? nil : names[random.below(names.count)]
         serial += 1
         let name = "c\(serial)"
-        let writer = try store.begin(name, parent: parent)
+        // Who wrote a page is who changed it last.
+        var options = WriterOptions()
+        options.repacking = NoRepacking()
+        let writer = try store.begin(name, parent: parent, options: options)
         var regions: [String: ModelRegion] = [:]
         for region in ["ram", "disk"] where region == "ram" || random.chance(2, in: 3) {
             regions[region] = try save(region, parent.flatMap { model[$0]?[region] }, name, writer)
