@@ -80,8 +80,8 @@ extension CheckpointStore {
         var position = start
         while size - position >= BlockHeader.encodedLength {
             let offset = slot.geometry.offset(of: segment) + ByteCount(position)
-            let bytes = try medium.bytes(at: offset, count: min(size - position, CatalogNode.maximumLength))
-            let kinds = [BlockKind.catalogNode, .tableLeaf, .tableInner]
+            let bytes = try medium.bytes(at: offset, count: min(size - position, ForwardingTable.maximumLength))
+            let kinds = [BlockKind.catalogNode, .tableLeaf, .tableInner, .forwardingTable]
             if let header = unsafe try? Block.peek(bytes.span.bytes), kinds.contains(header.kind),
                 header.birth.rawValue > slot.generation.rawValue
             {

@@ -27,7 +27,7 @@ extension CommitTransaction {
     func remove(_ id: CheckpointID, name: String) throws(StoreError) {
         let lineage = lineageTree
         if try lineage.reference(Reference.latest) == id {
-            if let ancestor = try lineage.livingAncestor(of: id) {
+            if let ancestor = try wholeAncestor(of: id) {
                 try lineage.point(Reference.latest, to: ancestor)
             } else {
                 try lineage.removeReference(Reference.latest)
@@ -38,6 +38,19 @@ extension CommitTransaction {
             throw StoreError(.corrupt, "the catalog's trees disagree", medium: store.medium.name, checkpoint: name)
         }
         try lower(&slot.checkpointCount)
+    }
+
+    /// The nearest living ancestor that is no part of a checkpoint that is being received.
+    private func wholeAncestor(of id: CheckpointID) throws(StoreError) -> CheckpointID? {
+        var next = try lineageTree.livingAncestor(of: id)
+        while let ancestor = next {
+            // One whose record can't be read is told to be damaged by whoever reads it.
+            guard let value = try store.catalogValue(of: ancestor, in: base),
+                let record = try? store.blocks(in: base).readRecord(value, id: ancestor), Names.isPartial(record.name)
+            else { return ancestor }
+            next = try lineageTree.livingAncestor(of: ancestor)
+        }
+        return nil
     }
 
     /// Frees the segments from which the last block has been released, where nobody is writing to them. Returns those; this handle
