@@ -51,11 +51,12 @@ struct TimeBenchMonth {
         pages = TimeBenchPages(image, units, seed: 37)
     }
 
-    /// Saves every hour and deletes what retention does not keep.
+    /// Saves every hour, deletes what retention does not keep, compacts once a day.
     mutating func live() throws -> TimeBenchReport.Month {
         let work = BenchWork(store: store, image: image, threads: threads)
         var made: [Int] = []
-        var (saves, deletions): ([Double], [Double]) = ([], [])
+        var (saves, deletions, compactions): ([Double], [Double], [Double]) = ([], [], [])
+        var movedBytes = ByteCount.zero
         for hour in 0..<days * 24 {
             if hour % 24 == 0 { say("day \(hour / 24 + 1) of \(days)") }
             let changed = change(hour)
@@ -63,6 +64,14 @@ struct TimeBenchMonth {
             saves.append(
                 try work.save(Self.name(hour), parent: parent, parent == nil ? .memory(isStable: true) : .pages(changed)))
             made.append(hour)
+            if hour % 24 == 23 {
+                compactions.append(
+                    try seconds {
+                        let report = try store.compact()
+                        if let obstacle = report.obstacle { throw obstacle }
+                        movedBytes += report.movedBytes
+                    })
+            }
             let doomed = retention.doomed(made)
             guard !doomed.isEmpty else { continue }
             made.removeAll { doomed.contains($0) }
@@ -70,7 +79,8 @@ struct TimeBenchMonth {
                 try seconds { if let obstacle = try store.delete(doomed.map(Self.name)).obstacle { throw obstacle } })
         }
         return TimeBenchReport.Month(
-            days: days, kept: made.count, saves: .init(saves), deletions: .init(deletions),
+            days: days, kept: made.count, saves: .init(saves), deletions: .init(deletions), compactions: .init(compactions),
+            movedBytes: movedBytes.int,
             space: .init(try store.info()))
     }
 

@@ -69,11 +69,24 @@ struct TimeBenchReport: Encodable {
             indexBytes = info.indexBytes.int
         }
     }
+    /// Compaction after every second checkpoint was deleted.
+    struct Compaction: Encodable {
+        var deleted: Int
+        var deletionSeconds: Double
+        var seconds: Double
+        var movedBytes: Int
+        var freedSegments: Int
+        var amplificationBefore: Double
+        var amplificationAfter: Double
+    }
     struct Month: Encodable {
         var days: Int
         var kept: Int
         var saves: Spread
         var deletions: Spread
+        /// One at the end of each day.
+        var compactions: Spread
+        var movedBytes: Int
         var space: Space
     }
     var medium: String
@@ -88,6 +101,8 @@ struct TimeBenchReport: Encodable {
     var marks: [Mark] = []
     var verifiedBytes = 0
     var deleteSeconds = 0.0
+    var deleteNodesRead = 0
+    var compaction: Compaction?
     var info: Space?
     var month: Month?
 
@@ -177,17 +192,25 @@ extension TimeBenchReport {
             ))
         }
         if let info {
-            lines.append(("delete one of the many", "\(milliseconds(deleteSeconds)) ms"))
+            lines.append(("delete one of the many", "\(milliseconds(deleteSeconds)) ms, \(deleteNodesRead) index blocks read"))
             lines.append((
                 "the store then", "\(readable(ByteCount(info.usedBytes))) used, \(readable(ByteCount(info.runBytes))) of runs, "
                     + "\(readable(ByteCount(info.indexBytes))) of index, amplification \(decimals(info.amplification, 2))"
+            ))
+        }
+        if let compaction {
+            lines.append((
+                "every second deleted", "\(compaction.deleted) in \(decimals(compaction.deletionSeconds, 2)) s; compacting then moved "
+                    + "\(readable(ByteCount(compaction.movedBytes))) in \(decimals(compaction.seconds, 2)) s, "
+                    + "\(rate(compaction.movedBytes, compaction.seconds)): amplification \(decimals(compaction.amplificationBefore, 2)) -> "
+                    + decimals(compaction.amplificationAfter, 2)
             ))
         }
         if let month {
             lines.append((
                 "\(month.days) days, hourly", "\(month.kept) checkpoints kept; a save \(milliseconds(month.saves.median)) ms (p95 "
                     + "\(milliseconds(month.saves.p95))), a deletion \(milliseconds(month.deletions.median)) ms (p95 "
-                    + "\(milliseconds(month.deletions.p95)))"
+                    + "\(milliseconds(month.deletions.p95))), a compaction \(milliseconds(month.compactions.median)) ms"
             ))
             lines.append((
                 "space after them", "\(readable(ByteCount(month.space.usedBytes))) used for "

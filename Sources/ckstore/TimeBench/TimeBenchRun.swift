@@ -80,9 +80,26 @@ struct TimeBenchRun {
         let verified = try work.verify(latest ?? "first")
         report.verifiedBytes = verified.bytes
         let start = monotonicSeconds()
-        _ = try store.delete(["c-\(made / 2)"])
+        report.deleteNodesRead = try store.delete(["c-\(made / 2)"]).nodesRead
         report.deleteSeconds = monotonicSeconds() - start
         report.info = TimeBenchReport.Space(try store.info())
+        say("compaction")
+        report.compaction = try compaction(store)
+    }
+
+    /// Deletes every second checkpoint and moves what lives in the segments that have lost something.
+    private func compaction(_ store: CheckpointStore) throws -> TimeBenchReport.Compaction {
+        let doomed = (1..<made).filter { $0 % 2 == 1 && $0 != made / 2 }.map { "c-\($0)" }
+        let deletionSeconds = try seconds {
+            for start in stride(from: 0, to: doomed.count, by: 128) { _ = try store.delete(Array(doomed[start..<min(start + 128, doomed.count)])) }
+        }
+        var report = CompactionReport()
+        let time = try seconds { report = try store.compact(CompactionOptions(targetAmplification: 1.02, minimumDeadShare: 0.05, parallelism: threads)) }
+        if let obstacle = report.obstacle { throw obstacle }
+        return TimeBenchReport.Compaction(
+            deleted: doomed.count, deletionSeconds: deletionSeconds, seconds: time, movedBytes: report.movedBytes.int,
+            freedSegments: report.freedSegments, amplificationBefore: report.before.amplification,
+            amplificationAfter: report.after.amplification)
     }
 
     private func bareMedium(_ report: inout TimeBenchReport) throws {
