@@ -146,7 +146,7 @@ import Units
             var random = SeededGenerator(seed: 6)
             let ram = (0..<512).flatMap { _ in makePage(&random) }
             try source.save("a", ["ram": (.memory, ram)])
-            let file = try BytesFile()
+            let file = try NamelessFile()
             let snapshot = try source.store.snapshot()
             let full = try snapshot.send([SendItem(try source.info("a"), base: nil)], to: file.descriptor)
             #expect(full.encodedRuns == 0 && full.storedRuns > 10)

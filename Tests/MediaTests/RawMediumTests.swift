@@ -90,7 +90,7 @@ struct RawMediumTests {
         defer { [one, two].forEach { $0.close() } }
         #expect(try one.locks.tryLock(LockRange(start: 0), .exclusive))
         #expect(try !two.locks.tryLock(LockRange(start: 0), .exclusive))
-        #expect(two.locks.holders(of: LockRange(start: 0)).map(\.process) == [getpid()])
+        #expect(lastingHolders(of: LockRange(start: 0), seenBy: two) == [getpid()])
     }
 
     @Test func `a block device is no file and says so`() throws {

@@ -40,6 +40,18 @@ func run(_ program: String, _ arguments: String...) throws -> String {
 
 struct Failed: Error { var text: String }
 
+/// The processes that hold a lock, but for those that only pass by: a process that another test spawns shares every
+/// descriptor of this one, and so its locks, until it executes. After ten seconds they count as holders too.
+func lastingHolders(of range: LockRange, seenBy medium: any Medium) -> [pid_t?] {
+    let end = ContinuousClock.now + .seconds(10)
+    var holders = medium.locks.holders(of: range).map(\.process)
+    while holders.count > 1, ContinuousClock.now < end {
+        usleep(5_000)
+        holders = medium.locks.holders(of: range).map(\.process)
+    }
+    return holders
+}
+
 /// A loop device over a sparse file, detached with the object.
 final class LoopDevice: Sendable {
     let path: String

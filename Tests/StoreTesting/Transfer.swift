@@ -29,10 +29,10 @@ package enum Transfer {
 }
 
 /// A file without a name, which goes with its owner.
-private final class NamelessFile {
-    let descriptor: Int32
+package final class NamelessFile {
+    package let descriptor: Int32
 
-    init(_ bytes: [UInt8] = []) throws {
+    package init(_ bytes: [UInt8] = []) throws {
         var path = Array("/tmp/ckstore-stream-XXXXXX".utf8CString)
         descriptor = unsafe mkstemp(&path)
         guard descriptor >= 0 else { throw Mismatch("can't make a file: \(errno)") }
@@ -48,7 +48,7 @@ private final class NamelessFile {
 
     deinit { close(descriptor) }
 
-    func bytes() throws -> [UInt8] {
+    package func bytes() throws -> [UInt8] {
         var bytes = [UInt8](repeating: 0, count: Int(lseek(descriptor, 0, SEEK_END)))
         let count = bytes.count
         let got = unsafe bytes.withUnsafeMutableBytes { unsafe pread(descriptor, $0.baseAddress, count, 0) }

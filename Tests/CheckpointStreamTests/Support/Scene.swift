@@ -50,16 +50,13 @@ final class Scene {
     }
 
     func stream(_ items: [SendItem], parallelism: Int = 1) throws -> [UInt8] {
-        let file = try BytesFile()
-        _ = try store.snapshot().send(items, to: file.descriptor, options: SendOptions(parallelism: parallelism))
-        return try file.bytes()
+        try Transfer.stream(items, of: store.snapshot(), parallelism: parallelism)
     }
 
     /// Receives a stream.
     @discardableResult
     func receive(_ bytes: some Collection<UInt8>, _ options: ReceiveOptions = ReceiveOptions(parallelism: 1)) throws -> ReceiveReport {
-        let file = try BytesFile(Array(bytes))
-        return try withExtendedLifetime(file) { try store.receive(from: file.descriptor, options: options) }
+        try Transfer.receive(bytes, into: store, options)
     }
 
     /// The error that receiving a stream ends with; nil: none.
@@ -104,35 +101,6 @@ extension RegionReader {
     func bytes(_ pages: Range<PageIndex>) throws -> [UInt8] {
         var bytes = [UInt8](repeating: 0xEE, count: (pages.upperBound - pages.lowerBound).bytes.int)
         try unsafe bytes.withUnsafeMutableBytes { try unsafe read(pages: pages, into: $0) }
-        return bytes
-    }
-}
-
-/// A nameless file.
-final class BytesFile {
-    let descriptor: Int32
-
-    init(_ bytes: [UInt8] = []) throws {
-        var path = Array("/tmp/ckstore-stream-XXXXXX".utf8CString)
-        descriptor = unsafe mkstemp(&path)
-        guard descriptor >= 0 else { throw Mismatch("can't make a file: \(errno)") }
-        unsafe unlink(path)
-        var done = 0
-        while done < bytes.count {
-            let count = unsafe bytes[done...].withUnsafeBytes { unsafe write(descriptor, $0.baseAddress!, $0.count) }
-            guard count > 0 else { throw Mismatch("can't write a file: \(errno)") }
-            done += count
-        }
-        lseek(descriptor, 0, SEEK_SET)
-    }
-
-    deinit { close(descriptor) }
-
-    func bytes() throws -> [UInt8] {
-        var bytes = [UInt8](repeating: 0, count: Int(lseek(descriptor, 0, SEEK_END)))
-        let count = bytes.count
-        let got = unsafe bytes.withUnsafeMutableBytes { unsafe pread(descriptor, $0.baseAddress, count, 0) }
-        guard got == count else { throw Mismatch("can't read a file: \(errno)") }
         return bytes
     }
 }
