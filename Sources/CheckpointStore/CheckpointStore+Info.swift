@@ -69,8 +69,8 @@ extension CheckpointStore {
         let blocks = blocks(in: slot)
         let count = { (record: CheckpointRecord) in
             for region in record.regions {
-                info.logicalBytes.addSaturating(region.byteLength)
-                info.nonZeroBytes.addSaturating(region.storedPages.bytes)
+                info.logicalBytes = info.logicalBytes.addingSaturating(region.byteLength)
+                info.nonZeroBytes = info.nonZeroBytes.addingSaturating(region.storedPages.bytes)
             }
         }
         try TreeWalk(blocks: blocks).walk(try catalogValues(in: slot), records: count) { (block) throws(StoreError) in
@@ -113,13 +113,5 @@ extension CheckpointStore {
         info.freeBytes = ByteCount(unused > keep ? unused - keep : 0)
         let live = info.liveBytes.rawValue
         info.deadBytes = ByteCount(committed > live ? committed - live : 0)
-    }
-}
-
-extension ByteCount {
-    /// Sparse regions may add up to more than a number of bytes can say.
-    fileprivate mutating func addSaturating(_ other: ByteCount) {
-        let (sum, overflow) = rawValue.addingReportingOverflow(other.rawValue)
-        rawValue = overflow ? .max : sum
     }
 }

@@ -122,6 +122,11 @@ public struct StoreError: Error, Sendable, CustomStringConvertible {
     }
 }
 
+extension StoreError {
+    /// Whether it says that something stored can't be read, rather than that the store can't be used.
+    var isDamage: Bool { [.corrupt, .truncated, .ioFailed].contains(code) }
+}
+
 /// Runs an operation of a medium and turns its error into the store's.
 @inline(__always)
 func onMedium<T>(_ body: () throws(MediumError) -> T) throws(StoreError) -> T {

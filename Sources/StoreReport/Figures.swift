@@ -27,10 +27,7 @@ extension CheckpointFigures {
             id: info.id, name: info.name, parent: parent, depth: depth, createdMilliseconds: info.createdNanoseconds / 1_000_000,
             generation: info.generation.rawValue, labels: info.labels.map { Label(key: $0.key, value: $0.value) },
             group: info.groupID.map { CheckpointID($0).description },
-            logicalBytes: info.regions.reduce(0) { sum, region in
-                let (result, overflow) = sum.addingReportingOverflow(region.byteLength.rawValue)
-                return overflow ? .max : result
-            }, storedBytes: info.storedBytes.rawValue, indexBytes: UInt64(indexBytes), newPages: info.newPages.rawValue, regions: regions)
+            logicalBytes: info.regions.lazy.map(\.byteLength).saturatingSum.rawValue, storedBytes: info.storedBytes.rawValue, indexBytes: UInt64(indexBytes), newPages: info.newPages.rawValue, regions: regions)
     }
 }
 

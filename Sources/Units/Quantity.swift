@@ -36,6 +36,19 @@ public struct ByteCount: Quantity {
     public static func gibibytes(_ n: UInt64) -> ByteCount { ByteCount(n << 30) }
 }
 
+extension Sequence<ByteCount> {
+    /// The sum, or 2^64 - 1 where it is more: lengths of sparse regions may add up to more than a number of bytes can say. O(n).
+    public var saturatingSum: ByteCount { reduce(.zero) { $0.addingSaturating($1) } }
+}
+
+extension ByteCount {
+    /// The sum with `other`, or 2^64 - 1 where it is more.
+    public func addingSaturating(_ other: ByteCount) -> ByteCount {
+        let (sum, overflow) = rawValue.addingReportingOverflow(other.rawValue)
+        return ByteCount(overflow ? .max : sum)
+    }
+}
+
 /// A byte offset from the start of a medium.
 public struct MediumOffset: Quantity {
     public var rawValue: UInt64
@@ -76,6 +89,11 @@ public struct PageCount: Quantity {
     @inlinable public static func += (a: inout PageCount, b: PageCount) { a.rawValue += b.rawValue }
     /// The bytes that this many pages hold.
     @inlinable public var bytes: ByteCount { ByteCount(rawValue * UInt64(pageSize)) }
+    /// The bytes that this many pages hold, or 2^64 - 1 where they are more: for counts that nobody has checked.
+    public var saturatingBytes: ByteCount {
+        let (bytes, overflow) = rawValue.multipliedReportingOverflow(by: UInt64(pageSize))
+        return ByteCount(overflow ? .max : bytes)
+    }
     /// The pages needed for `bytes`, the last one perhaps partly filled.
     @inlinable public init(covering bytes: ByteCount) {
         rawValue = bytes.rawValue / UInt64(pageSize) + (bytes.rawValue % UInt64(pageSize) == 0 ? 0 : 1)

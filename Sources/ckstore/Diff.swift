@@ -11,7 +11,8 @@ struct Diff: ParsableCommand {
         discussion: """
             For each memory block, disk and other region: pages of 4 KiB whose content differs, and pages that are zero (or not \
             there) in one of the two checkpoints only. What both share in the store is not read, and no page is: their \
-            hashes are compared. The checkpoints need not be related. NODES is how many index nodes had to be read. For disks,             --pages lists blocks of 4 KiB as ranges of bytes.
+            hashes are compared. The checkpoints need not be related. NODES is how many index nodes had to be read. For disks, \
+            --pages lists blocks of 4 KiB as ranges of bytes.
 
             Example:
               ckstore diff vm.ck monday tuesday
@@ -39,7 +40,7 @@ struct Diff: ParsableCommand {
         let changes = ChangeSet(from: readerA, to: readerB)
         let compared = try self.compared(changes)
         let lengths = compared.map { max($0.older?.byteLength ?? .zero, $0.newer?.byteLength ?? .zero) }
-        let progress = Progress(isShown: output.showsProgress, total: lengths.reduce(.zero, +))
+        let progress = Progress(isShown: output.showsProgress, total: lengths.saturatingSum)
         var regions: [RegionDifference] = []
         do {
             defer { progress.clear() }

@@ -89,7 +89,7 @@ struct Export: ParsableCommand {
 
     private func exportRaw(_ reader: CheckpointReader) throws -> Result {
         let regions = reader.info.regions
-        let progress = Progress(isShown: output.showsProgress, total: regions.reduce(.zero) { $0 + $1.byteLength })
+        let progress = Progress(isShown: output.showsProgress, total: regions.lazy.map(\.byteLength).saturatingSum)
         defer { progress.clear() }
         let files = regions.map { RegionFile(region: $0.name, path: path + "/" + Self.fileName($0)) }
         guard Set(files.map(\.path)).count == files.count else {
@@ -113,7 +113,7 @@ struct Export: ParsableCommand {
             if isNew { unsafe rmdir(path) }
             throw error
         }
-        let total = regions.reduce(UInt64(0)) { $0 + $1.byteLength.rawValue }
+        let total = regions.lazy.map(\.byteLength).saturatingSum.rawValue
         return Result(self, files: files.map { File(path: $0.path, region: $0.region) }, bytes: total, progress)
     }
 

@@ -78,7 +78,7 @@ struct CheckpointObject: Encodable {
 
 extension CheckpointInfo {
     /// Bytes of all its regions, unpacked.
-    var logicalBytes: ByteCount { regions.reduce(.zero) { $0 + $1.byteLength } }
+    var logicalBytes: ByteCount { regions.lazy.map(\.byteLength).saturatingSum }
 }
 
 extension Snapshot {

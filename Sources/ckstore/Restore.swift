@@ -61,7 +61,7 @@ struct Restore: ParsableCommand {
         try checkDistinct(files ?? region)
         let regions = try (files ?? region).map { (file: $0, reader: try reader.region($0.region)) }
         let progress = Progress(
-            isShown: output.showsProgress, total: regions.reduce(ByteCount.zero) { $0 + $1.reader.info.byteLength })
+            isShown: output.showsProgress, total: regions.lazy.map(\.reader.info.byteLength).saturatingSum)
         let isNewDirectory = try makeDirectory()
         do { try restore(regions, progress) } catch {
             if isNewDirectory, let all { unsafe rmdir(all) }
@@ -104,7 +104,7 @@ struct Restore: ParsableCommand {
     private func report(_ regions: [(file: RegionFile, reader: RegionReader)], _ progress: Progress) throws {
         guard !writesToStandardOutput else { return }
         let elapsed = progress.elapsedSeconds
-        let bytes = regions.reduce(UInt64(0)) { $0 + $1.reader.info.byteLength.rawValue }
+        let bytes = regions.lazy.map(\.reader.info.byteLength).saturatingSum.rawValue
         let result = Result(
             checkpoint: name,
             regions: regions.map {

@@ -40,6 +40,7 @@ struct SalvageCommand: ParsableCommand {
 
     func validate() throws {
         if dryRun == (into != nil) { throw ValidationError("Say where to: --into STORE, or --dry-run to look only.") }
+        if dryRun, size != nil { throw ValidationError("--size is for the store that --into makes: --dry-run makes none.") }
     }
 
     func run() throws {
@@ -55,21 +56,32 @@ struct SalvageCommand: ParsableCommand {
             defer { progress.clear() }
             progress.begin("scanning")
             let salvage = try Salvage(medium, options: options)
-            let target = try into.map { try openTarget($0, salvage, size: size?.bytes ?? mediumSize) }
+            let target = try into.map { try openTarget($0, salvage, size: size?.bytes, default: mediumSize) }
             defer { target?.close() }
             progress.begin("copying")
-            report = try salvage.run(into: target)
+            report = salvage.run(into: target)
         }
         let result = SalvageObject(report, medium: name, into: into?.description)
-        if !output.json { standardError(report.lossText) }
+        if !output.json {
+            standardError(report.lossText)
+            if let obstacle = report.obstacle { standardError("ckstore: \(obstacle)\n") }
+        }
         try output.report(result, summary: report.summary(medium: name, isDry: dryRun))
+        if let obstacle = report.obstacle { throw ExitCode(ExitStatus.code(for: obstacle)) }
         if !report.isWhole { throw ExitCode(ExitStatus.corrupt) }
     }
 
     /// Opens the store that is there, or makes one. Never the damaged one: that would be written over.
-    private func openTarget(_ locator: Locator, _ salvage: Salvage, size: ByteCount) throws -> CheckpointStore {
+    private func openTarget(_ locator: Locator, _ salvage: Salvage, size: ByteCount?, default defaultSize: ByteCount) throws -> CheckpointStore {
         do {
-            let store = try CheckpointStore.open(try openMedium(locator, access: .readWrite))
+            let medium = try openMedium(locator, access: .readWrite)
+            guard size == nil else {
+                medium.close()
+                throw StoreError(
+                    .exists, "it is there already, so it can't be made with that size", remedy: "Leave out --size, or name a new store.",
+                    medium: locator.description)
+            }
+            let store = try CheckpointStore.open(medium)
             guard store.uuid != salvage.uuid else {
                 store.close()
                 throw StoreError(
@@ -79,7 +91,7 @@ struct SalvageCommand: ParsableCommand {
         } catch let error as MediumError {
             guard error.code == .notFound else { throw error }
         }
-        let medium = try createMedium(locator, size: size)
+        let medium = try createMedium(locator, size: size ?? defaultSize)
         do {
             return try CheckpointStore.create(on: medium, options: CreateOptions(segmentSize: salvage.segmentSize))
         } catch {
@@ -127,6 +139,10 @@ private struct SalvageObject: Encodable {
     var unreadableBytes: UInt64
     var checksPageHashes: Bool
     var unprovenCheckpoints: Int
+    /// Checkpoints that were still being received: left out.
+    var partialCheckpoints: Int
+    /// What ended the work before its end.
+    var obstacle: FailureObject?
     var checkpoints: [Checkpoint]
 
     init(_ report: SalvageReport, medium: String, into: String?) {
@@ -143,6 +159,8 @@ private struct SalvageObject: Encodable {
         unreadableBytes = report.unreadableBytes.rawValue
         checksPageHashes = report.checksPageHashes
         unprovenCheckpoints = report.unprovenCheckpoints
+        partialCheckpoints = report.partialCheckpoints
+        obstacle = report.obstacle.map(FailureObject.init)
         checkpoints = report.checkpoints.map { one in
             Checkpoint(
                 id: one.id.description, oldName: one.oldName, name: one.name, parentName: one.parent, state: one.state.rawValue,
@@ -173,6 +191,9 @@ extension SalvageReport {
         if !checksPageHashes { text += "ckstore: without slots, pages are covered by the checksums of their runs alone\n" }
         if unprovenCheckpoints > 0 {
             text += "ckstore: left out, perhaps never committed: \(counted(unprovenCheckpoints, "checkpoint")) (--uncommitted takes them too)\n"
+        }
+        if partialCheckpoints > 0 {
+            text += "ckstore: left out, since they had come in part only: \(counted(partialCheckpoints, "checkpoint")) (send them again)\n"
         }
         let hurt = checkpoints.filter { $0.state != .whole }
         for one in hurt.prefix(Self.shown) { text += line(one) }

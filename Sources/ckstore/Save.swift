@@ -70,7 +70,7 @@ struct Save: ParsableCommand {
         let store = try target.open(.readWrite)
         defer { store.close() }
         let lengths = inputs.map(\.byteLength)
-        let total = lengths.contains { $0 == nil } ? nil : lengths.reduce(ByteCount.zero) { $0 + ($1 ?? .zero) }
+        let total = lengths.contains { $0 == nil } ? nil : lengths.lazy.map { $0 ?? .zero }.saturatingSum
         let progress = Progress(isShown: output.showsProgress, total: total)
         let info = try save(inputs, store, progress)
         let parentName = try store.snapshot().parentName(of: info)

@@ -74,13 +74,15 @@ struct Scrub: ParsableCommand {
             summary += ", \(counted(pass.vanishedCheckpoints, "checkpoint")) deleted meanwhile\n"
         }
         if !output.json { standardError(pass.report.damageText) }
-        try output.report(Result(pass: verified, vanishedCheckpoints: pass.vanishedCheckpoints), summary: summary)
+        try output.report(Result(pass: verified, vanishedCheckpoints: pass.vanishedCheckpoints, comparesCounts: pass.comparesCounts), summary: summary)
     }
 
     /// One line for each pass.
     private struct Result: Encodable {
         var pass: VerifyObject
         var vanishedCheckpoints: Int
+        /// Whether the segments' counts were compared, since nothing was committed during the pass.
+        var comparesCounts: Bool
     }
 }
 

@@ -1,6 +1,7 @@
 // Stores to damage: a few checkpoints with everything that the format has, and what they must read as.
 
 import CheckpointStore
+import CheckpointStream
 import FaultHarness
 import Foundation
 import Media
@@ -36,6 +37,36 @@ final class History {
         defer { store.close() }
         geometry = store.geometry
         for number in 0..<checkpoints { try add("c\(number)", to: store) }
+    }
+
+    /// A replica: every checkpoint of `source` as it is received, each over its parent or what is nearest to that, with what has come of
+    /// one more, which is not in the model.
+    init(replicaOf source: History, seed: UInt64) throws {
+        folder = NSTemporaryDirectory() + "ckstore-care-" + UUID().uuidString
+        try FileManager.default.createDirectory(
+            atPath: folder, withIntermediateDirectories: false, attributes: [.posixPermissions: 0o700])
+        random = SeededGenerator(seed: seed)
+        let store = try CheckpointStore.create(
+            on: try createMedium(try Locator(folder + "/store.ck"), size: .mebibytes(16)),
+            options: CreateOptions(segmentSize: ByteCount(UInt64(source.geometry.segmentSize))), environment: testEnvironment(seed: seed))
+        defer { store.close() }
+        geometry = store.geometry
+        let original = try source.open()
+        defer { original.close() }
+        let snapshot = try original.snapshot()
+        let steps = ReceiveOptions(stepBytes: .kibibytes(16), parallelism: 1)
+        for name in source.order {
+            let info = try snapshot.checkpoint(named: name)
+            let base = try info.parent.map { try snapshot.checkpoint($0) }
+            let stream = try Transfer.stream([SendItem(info, base: base)], of: snapshot)
+            guard name == source.order.last else {
+                try Transfer.receive(stream, into: store, steps)
+                (model[name], order) = (source.model[name], order + [name])
+                continue
+            }
+            do { try Transfer.receive(stream.prefix(stream.count * 9 / 10), into: store, steps) } catch {}
+            guard try !store.snapshot().partialCheckpoints().isEmpty else { throw Mismatch("nothing is left of a stream that was cut") }
+        }
     }
 
     deinit { try? FileManager.default.removeItem(atPath: folder) }

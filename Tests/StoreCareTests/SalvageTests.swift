@@ -167,6 +167,56 @@ private func compare(_ bytes: [UInt8], _ region: SalvagedRegion, _ model: ModelC
         }
     }
 
+    @Test func `of a replica all comes back that was received, and what came in part is left out`() async throws {
+        try await onPlainThread {
+            for seed in UInt64(120)..<123 {
+                let source = try History(seed: seed)
+                let replica = try History(replicaOf: source, seed: seed + 1000)
+                var report = try salvage(replica, "seed \(seed), sound", expected: [.whole])
+                #expect(report.isWhole && report.partialCheckpoints == 1 && report.unprovenCheckpoints == 0)
+                // Births of runs are not the checkpoints' ids: they are not taken for what was never committed.
+                try replica.zeroSlots()
+                report = try salvage(replica, "seed \(seed), no slots", expected: [.whole])
+                #expect(report.unprovenCheckpoints == 0 && report.partialCheckpoints > 0)
+                #expect(Set(report.checkpoints.compactMap(\.name)) == Set(replica.order))
+                for block in try replica.blocks() where block.header.kind == .checkpointRecord { try replica.zero(block.range) }
+                report = try salvage(replica, "seed \(seed), no records", expected: [.index, .runs])
+                #expect(Set(report.checkpoints.compactMap(\.oldName)) == Set(replica.order))
+            }
+        }
+    }
+
+    @Test func `a target that is full ends the work with a report of what was copied`() async throws {
+        try await onPlainThread {
+            let history = try History(seed: 131)
+            let target = try CheckpointStore.create(
+                on: try RAMMedium.anonymous(size: .kibibytes(1280)), options: CreateOptions(segmentSize: .kibibytes(128)))
+            defer { target.close() }
+            let report = try Salvage(try history.medium()).run(into: target)
+            #expect(report.obstacle?.code == .noSpace && !report.isWhole)
+            #expect(report.checkpoints.count < history.order.count)
+            #expect(try Set(target.snapshot().names()) == Set(report.checkpoints.compactMap(\.name)))
+            #expect(try target.verify().isSound)
+        }
+    }
+
+    @Test func `a name that moves in the target is taken`() async throws {
+        try await onPlainThread {
+            let history = try History(seed: 132, checkpoints: 3)
+            let target = try CheckpointStore.create(
+                on: try RAMMedium.anonymous(size: .mebibytes(32)), options: CreateOptions(segmentSize: .kibibytes(128)))
+            defer { target.close() }
+            let writer = try target.begin("mine", options: WriterOptions(parallelism: 1))
+            try unsafe [UInt8(1)].withUnsafeBytes { try unsafe writer.putBlob("cpu", $0) }
+            try writer.commit()
+            try target.setReference("c1", to: "mine")
+            let report = try Salvage(try history.medium()).run(into: target)
+            #expect(report.obstacle == nil)
+            let renamed = try #require(report.checkpoints.first { $0.oldName == "c1" })
+            #expect(renamed.state == .whole && renamed.name?.hasPrefix("c1~") == true)
+        }
+    }
+
     @Test func `what is no store is refused`() async throws {
         try await onPlainThread {
             let history = try History(seed: 1, checkpoints: 1)

@@ -213,4 +213,29 @@ final class ManualClock: Sendable {
             }
         }
     }
+
+    @Test func `segment headers that can't be read are damage, and the rest is verified`() async throws {
+        try await onPlainThread {
+            let device = SimulatedDevice(size: .mebibytes(8))
+            let store = try CheckpointStore.create(
+                on: FaultMedium(device), options: CreateOptions(segmentSize: .kibibytes(128)), environment: testEnvironment(seed: 5))
+            defer { store.close() }
+            let writer = try store.begin("a", options: WriterOptions(parallelism: 1))
+            var random = SeededGenerator(seed: 5)
+            try writer.addRegion("ram", kind: .memory, byteLength: .kibibytes(512)).write((0..<128).flatMap { _ in makePage(&random) })
+            try writer.commit()
+            let whole = try store.verify()
+            #expect(whole.isSound)
+            let headers = Set((0..<UInt64(store.geometry.segmentCount)).map { store.geometry.offset(of: SegmentIndex($0)) })
+            device.faults.add(
+                FaultRule(.read, .from(1), .fail(.ioFailed, errno: EIO)) { call in
+                    call.length == ByteCount(SegmentHeader.encodedLength) && call.offset.map(headers.contains) == true
+                })
+            let report = try store.verify()
+            #expect(report.damages.count >= 3 && report.damages.allSatisfy { $0.reason.contains("header of segment") })
+            #expect(report.blocks == whole.blocks && report.bytes == whole.bytes)
+            let pass = try Scrubber(store).pass()
+            #expect(pass.report.damages.count == report.damages.count && pass.comparesCounts)
+        }
+    }
 }

@@ -130,8 +130,3 @@ struct RunListings {
         runs[run] = listed
     }
 }
-
-extension StoreError {
-    /// Whether it says that something stored can't be read, rather than that the store can't be used.
-    var isDamage: Bool { [.corrupt, .truncated, .ioFailed].contains(code) }
-}

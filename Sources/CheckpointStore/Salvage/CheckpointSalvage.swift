@@ -34,13 +34,13 @@ struct CheckpointSalvage {
         var known: [RegionKey: RegionRecord] = [:]
         for region in candidates.flatMap({ $0.record?.regions ?? [] }) { known[region.key] = region }
         self.known = known
-        totalBytes = candidates.reduce(.zero) { $0 + ($1.record?.newPages.bytes ?? .zero) }
+        totalBytes = candidates.map { $0.record?.newPages.saturatingBytes ?? .zero }.saturatingSum
     }
 
     /// Copies one checkpoint; its parent has been before.
     mutating func copy(_ candidate: SalvageCandidate) throws(StoreError) -> SalvagedCheckpoint {
         let parent = candidate.record?.parent.flatMap { done[$0] }
-        let regions = candidate.record.map { $0.regions.map(Self.remains) } ?? source.looseRegions(BlockBirth(candidate.id), known: known)
+        let regions = candidate.record.map { $0.regions.map(Self.remains) } ?? source.looseRegions(source.inventory.birth(of: candidate.id), known: known)
         var result = SalvagedCheckpoint(id: candidate.id, oldName: candidate.name, name: nil, parent: parent?.name, state: .lost, regions: [])
         guard candidate.record != nil || !regions.isEmpty else { return result }
         let name = try freeName(candidate)
@@ -128,6 +128,8 @@ struct CheckpointSalvage {
     private func isTaken(_ name: String) throws(StoreError) -> Bool {
         if usedNames.contains(Array(name.utf8)) { return true }
         guard let target else { return false }
-        return try target.catalogID(of: name, in: try target.newestSlot()) != nil
+        // A name that moves is taken too, and `latest` always is.
+        if Names.equal(name, Reference.latest) { return true }
+        return try target.checkpointID(of: name, in: try target.newestSlot()) != nil
     }
 }

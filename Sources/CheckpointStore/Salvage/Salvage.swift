@@ -30,7 +30,7 @@ public final class Salvage {
         let store = Self.handle(medium, layout)
         let first = SalvageSource(store: store, layout: layout, inventory: inventory)
         candidates = SalvageCandidates(first)
-        var births = Set(candidates.all.filter { $0.record == nil }.map { BlockBirth($0.id) })
+        var births = Set(candidates.all.filter { $0.record == nil }.map { [inventory] in inventory.birth(of: $0.id) })
         if options.includesUnproven { births.formUnion(candidates.unproven) }
         if !births.isEmpty { scanner.addLooseBlocks(of: births, to: &inventory) }
         self.options = options
@@ -58,18 +58,26 @@ public final class Salvage {
 
     /// Brings everything back into `target`, one commit for each checkpoint; nil: only reads all of it, to say what would come back.
     ///
-    /// A checkpoint that was committed stays when a later one fails.
-    /// - Throws: `.noSpace` and what else writing to `target` throws. Damage of the source is not thrown but reported.
-    public func run(into target: CheckpointStore?) throws(StoreError) -> SalvageReport {
+    /// A checkpoint that was committed stays when a later one fails. Nothing is thrown: damage of the source is reported, and so is what
+    /// writing to `target` throws (`.noSpace` above all): it ends the work, and is the report's `obstacle`.
+    public func run(into target: CheckpointStore?) -> SalvageReport {
         let layout = source.layout
         var report = SalvageReport(
             uuid: layout.uuid, segmentSize: segmentSize, segmentCount: layout.geometry.segmentCount, slotGeneration: layout.slot?.generation,
             isCatalogWhole: candidates.isCatalogWhole, scannedSegments: source.inventory.scannedSegments,
             foreignSegments: source.inventory.foreignSegments, unreadableBytes: source.inventory.unreadableBytes,
-            checksPageHashes: source.hasPageHashes, unprovenCheckpoints: candidates.unproven.count, checkpoints: [])
-        let all = candidates.all + (options.includesUnproven ? candidates.unproven.map { SalvageCandidate(id: CheckpointID($0.rawValue)) } : [])
-        var copier = CheckpointSalvage(source: source, target: target, candidates: all, options: options)
-        for candidate in all { report.checkpoints.append(try copier.copy(candidate)) }
+            checksPageHashes: source.hasPageHashes, unprovenCheckpoints: 0, partialCheckpoints: candidates.partCount, checkpoints: [])
+        var copier = CheckpointSalvage(source: source, target: target, candidates: candidates.all, options: options)
+        do throws(StoreError) {
+            for candidate in candidates.all { report.checkpoints.append(try copier.copy(candidate)) }
+            // Only now is it known which runs are of checkpoints: what was received has other births than ids.
+            let named = source.namedBirths
+            let unproven = candidates.unproven.filter { !named.contains($0) }
+            report.unprovenCheckpoints = unproven.count
+            for birth in options.includesUnproven ? unproven : [] {
+                report.checkpoints.append(try copier.copy(SalvageCandidate(id: CheckpointID(birth.rawValue))))
+            }
+        } catch { report.obstacle = error }
         return report
     }
 }

@@ -3,6 +3,7 @@
 // Invariants:
 // - With slots and catalog whole, those that the catalog names and no others: deleted ones don't come back.
 // - Parents come before their children.
+// - What has come of a checkpoint in part is none: who was sending it has all of it.
 
 import StoreFormat
 import Units
@@ -13,6 +14,8 @@ struct SalvageCandidate: Sendable {
     /// Nil when it can't be read.
     var record: CheckpointRecord?
     var name: String?
+
+    var isPart: Bool { name.map(Names.isPartial) ?? false }
 }
 
 /// The candidates in order, and how sure it is that these are all.
@@ -21,6 +24,8 @@ struct SalvageCandidates: Sendable {
     var isCatalogWhole = false
     /// Births that have runs but no proof of a checkpoint.
     var unproven: [BlockBirth] = []
+    /// How many had come in part only.
+    var partCount = 0
 
     init(_ source: SalvageSource) {
         let (values, names, isWhole) = Self.catalog(source)
@@ -36,14 +41,16 @@ struct SalvageCandidates: Sendable {
             for (id, record) in found.records { pointers[id] = record }
             unproven = found.runCounts.keys.filter { birth in
                 let id = CheckpointID(birth.rawValue)
-                return pointers[id] == nil && nameOf[id] == nil
+                return pointers[id] == nil && nameOf[id] == nil && !found.committedBirths.contains(birth)
             }.sorted()
         }
         let ids = Set(pointers.keys).union(nameOf.keys)
-        let candidates = ids.map { id in
+        var candidates = ids.map { id in
             let record = pointers[id].flatMap { try? source.record($0, id: id) }
             return SalvageCandidate(id: id, record: record, name: record?.name ?? nameOf[id])
         }
+        partCount = candidates.count { $0.isPart }
+        candidates.removeAll { $0.isPart }
         all = Self.parentsFirst(candidates)
     }
 

@@ -16,6 +16,8 @@ struct SalvageInventory: Sendable {
     struct Commit: Sendable {
         var record: BlockPointer
         var name: String
+        /// That of its blocks; the id, but for checkpoints that were received.
+        var birth: BlockBirth
     }
 
     /// A node of a page table without a checkpoint record.
@@ -55,6 +57,8 @@ struct SalvageInventory: Sendable {
     var newestGeneration = Generation(UInt64(0))
     var commits: [CheckpointID: Commit] = [:]
     var records: [CheckpointID: BlockPointer] = [:]
+    /// Births of blocks that a commit record stands behind.
+    var committedBirths: Set<BlockBirth> = []
     /// Runs of each birth: of checkpoints, and of what was abandoned.
     var runCounts: [BlockBirth: Int] = [:]
     /// Where whole blocks have been moved.
@@ -63,8 +67,8 @@ struct SalvageInventory: Sendable {
     var forwarded: [ForwardKey: [(generation: Generation, block: ForwardedBlock)]] = [:]
     var loose: [BlockBirth: [RegionKey: LooseRegion]] = [:]
 
-    /// Whether anything proves that the checkpoint was committed, or meant to be.
-    func isProven(_ id: CheckpointID) -> Bool { commits[id] != nil || records[id] != nil }
+    /// The birth of what a checkpoint wrote itself, in its last part where it came in several.
+    func birth(of id: CheckpointID) -> BlockBirth { commits[id]?.birth ?? BlockBirth(id) }
 }
 
 /// Fills an inventory. Confined to one thread.
@@ -167,7 +171,8 @@ extension SalvageInventory {
             case .checkpointRecord: records[CheckpointID(block.header.birth.rawValue)] = block.pointer
             case .commitRecord:
                 if let commit = scanned.commit, commit.segment == segment, commit.endOffset <= block.offset, let record = commit.record {
-                    commits[CheckpointID(commit.birth.rawValue)] = Commit(record: record, name: commit.name)
+                    commits[CheckpointID(record.birth.rawValue)] = Commit(record: record, name: commit.name, birth: commit.birth)
+                    committedBirths.insert(commit.birth)
                 }
                 if let range = scanned.moved { addMoved(blocks, range) }
             default: break

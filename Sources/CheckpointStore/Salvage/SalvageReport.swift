@@ -71,11 +71,16 @@ public struct SalvageReport: Sendable {
     public var checksPageHashes: Bool
     /// Births of runs that nothing proves to be of a committed checkpoint: left out unless asked for.
     public var unprovenCheckpoints: Int
+    /// Checkpoints that were still being received: left out, since their senders have all of them.
+    public var partialCheckpoints: Int
     /// In the order in which they were copied: parents first.
     public var checkpoints: [SalvagedCheckpoint]
 
+    /// What ended the work before its end: a target that is full, or can't be written to. What had been copied by then stays.
+    public var obstacle: StoreError?
+
     /// True when all that the store had is there again, for sure.
-    public var isWhole: Bool { isCatalogWhole && checkpoints.allSatisfy { $0.state == .whole } }
+    public var isWhole: Bool { isCatalogWhole && obstacle == nil && checkpoints.allSatisfy { $0.state == .whole } }
 }
 
 /// How far salvage is.

@@ -5,6 +5,7 @@
 import Media
 import PageCodec
 import StoreFormat
+import Threading
 import Units
 
 /// A damaged store to read from. Thread-safe.
@@ -13,6 +14,10 @@ final class SalvageSource: Sendable {
     let store: CheckpointStore
     let layout: SalvageLayout
     let inventory: SalvageInventory
+    private let births = Lock(Set<BlockBirth>())
+
+    /// Births of the runs that leaves have named so far: they belong to checkpoints, whatever else is known of them.
+    var namedBirths: Set<BlockBirth> { births.withLock { $0 } }
 
     init(store: CheckpointStore, layout: SalvageLayout, inventory: SalvageInventory) {
         self.store = store
@@ -72,6 +77,14 @@ final class SalvageSource: Sendable {
 
     /// Where the pages of a span are, by its leaf.
     func spanMap(_ pointer: BlockPointer, key: RegionKey, span: SpanIndex) throws(StoreError) -> SpanMap {
+        let map = try readMap(pointer, key: key, span: span)
+        births.withLock { births in
+            for run in map.runs { births.insert(run.birth) }
+        }
+        return map
+    }
+
+    private func readMap(_ pointer: BlockPointer, key: RegionKey, span: SpanIndex) throws(StoreError) -> SpanMap {
         guard pointer.kind == .patchLeaf else { return SpanMap(try leaf(pointer, key, span), at: pointer) }
         let patch = try decode(pointer) { bytes throws(FormatError) in
             let patch = try PatchLeaf.decode(bytes)

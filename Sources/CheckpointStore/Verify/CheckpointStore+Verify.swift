@@ -64,6 +64,7 @@ final class Verifier {
         try checkCatalog(catalog)
         try lineage(catalog)
         let isForwardingWhole = try forwarding()
+        if isForwardingWhole { try checkForwardedPlaces() }
         if isTableWhole, isForwardingWhole { try checkLive() }
     }
 

@@ -146,20 +146,21 @@ public struct VerifyReport: Sendable {
     public var damagedRegions: [DamagedRegion] {
         struct Key: Hashable {
             var checkpoint: CheckpointID
-            var region: String?
+            /// The bytes of its name.
+            var region: [UInt8]?
         }
-        var found: [Key: (checkpoint: AffectedCheckpoint, ranges: [Range<PageIndex>], pages: PageCount)] = [:]
+        var found: [Key: (checkpoint: AffectedCheckpoint, region: String?, ranges: [Range<PageIndex>], pages: PageCount)] = [:]
         var order: [Key] = []
         for loss in damages.flatMap(\.losses) {
             for checkpoint in loss.checkpoints {
-                let key = Key(checkpoint: checkpoint.id, region: loss.region)
+                let key = Key(checkpoint: checkpoint.id, region: loss.region.map { Array($0.utf8) })
                 if found[key] == nil { order.append(key) }
-                found[key, default: (checkpoint, [], loss.regionPages)].ranges += loss.pages.ranges
+                found[key, default: (checkpoint, loss.region, [], loss.regionPages)].ranges += loss.pages.ranges
             }
         }
         return order.compactMap { key in
             found[key].map {
-                DamagedRegion(checkpoint: $0.checkpoint, region: key.region, lost: PageRanges($0.ranges), pageCount: $0.pages)
+                DamagedRegion(checkpoint: $0.checkpoint, region: $0.region, lost: PageRanges($0.ranges), pageCount: $0.pages)
             }
         }
     }

@@ -8,9 +8,15 @@ import Units
 /// Not thread-safe by itself.
 struct DamageLog: Sendable {
     private struct LossKey: Hashable {
-        var region: String?
+        /// The bytes of its name: texts that Swift takes for equal may differ in those.
+        var region: [UInt8]?
         var pages: [Range<PageIndex>]
         var regionPages: PageCount
+    }
+
+    private struct UnresolvedKey: Hashable {
+        var offset: MediumOffset?
+        var reason: String
     }
 
     private struct Entry {
@@ -23,6 +29,8 @@ struct DamageLog: Sendable {
     private var entries: [Entry] = []
     /// Blocks that are damaged whoever uses them.
     private var known: [BlockPointer: Int] = [:]
+    /// Damages of the forwarding, which runs can't be found for.
+    private var unresolved: [UnresolvedKey: Int] = [:]
 
     var count: Int { entries.count }
 
@@ -32,6 +40,15 @@ struct DamageLog: Sendable {
         entries.append(Entry(damage: Damage(block: block, offset: error.offset, reason: error.reason, losses: [])))
         if isOfBlock, let block { known[block] = entries.count - 1 }
         return entries.count - 1
+    }
+
+    /// Notes that the forwarding can't be read where a block's place is asked for: once, however many blocks it is asked for.
+    mutating func noteUnresolved(_ error: StoreError) -> Int {
+        let key = UnresolvedKey(offset: error.offset, reason: error.reason)
+        if let number = unresolved[key] { return number }
+        let number = note(error, block: nil)
+        unresolved[key] = number
+        return number
     }
 
     /// The damage of a block whose own bytes are wrong.
@@ -45,7 +62,7 @@ struct DamageLog: Sendable {
         _ number: Int, _ checkpoint: AffectedCheckpoint, region: String?, pages: PageRanges = PageRanges(),
         regionPages: PageCount = .zero
     ) {
-        let key = LossKey(region: region, pages: pages.ranges, regionPages: regionPages)
+        let key = LossKey(region: region.map { Array($0.utf8) }, pages: pages.ranges, regionPages: regionPages)
         if let group = entries[number].groups[key] {
             entries[number].damage.losses[group].checkpoints.append(checkpoint)
             return

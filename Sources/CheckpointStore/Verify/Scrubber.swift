@@ -48,6 +48,9 @@ public struct ScrubPass: Sendable {
     public var vanishedCheckpoints: Int
     /// How often a generation was registered.
     public var slices: Int
+    /// Whether what was reached could be compared with what the segment table and the forwarding count: nothing was committed during
+    /// the pass. Else only `verify` compares it.
+    public var comparesCounts: Bool
 }
 
 /// Scrubs a store. For one thread. Memory: what is known of each block, about 40 bytes for each run and 100 for each index node, during a pass.
@@ -67,13 +70,13 @@ public final class Scrubber {
     /// - Parameter shouldStop: asked after each slice.
     /// - Throws: `.cancelled` when `shouldStop` said so, `.storeFailed`. Damage is not thrown but reported.
     public func pass(shouldStop: () -> Bool = { false }) throws(StoreError) -> ScrubPass {
-        let (verifier, found) = try begin()
+        let (verifier, found, isWhole) = try begin()
         var (vanished, slices) = (Set<CheckpointID>(), 1)
         for job in found.jobs {
             var isDone = false
             while !isDone {
                 guard !shouldStop() else { throw StoreError(.cancelled, "scrubbing was stopped", medium: store.medium.name) }
-                let before = verifier.trees.verifiedBytes
+                let before = verifier.trees.readBytes
                 slices += 1
                 switch try slice(job, verifier) {
                 case .done: isDone = true
@@ -82,25 +85,25 @@ public final class Scrubber {
                     isDone = true
                 case .stopped: break
                 }
-                let bytes = verifier.trees.verifiedBytes
-                options.progress?(VerifyProgress(bytes: bytes, expectedBytes: verifier.trees.state.withLock { $0.expectedBytes }))
-                limit.take(bytes - before)
+                let (bytes, expected) = verifier.trees.state.withLock { ($0.bytes, $0.expectedBytes) }
+                options.progress?(VerifyProgress(bytes: bytes, expectedBytes: expected))
+                limit.take(verifier.trees.readBytes - before)
             }
         }
-        return try end(verifier, found, vanished, slices: slices)
+        return try end(verifier, found, vanished, isWhole: isWhole, slices: slices)
     }
 
     /// The first slice: slots, segment table, catalog, lineage and forwarding.
-    private func begin() throws(StoreError) -> (Verifier, CatalogFindings) {
+    private func begin() throws(StoreError) -> (Verifier, CatalogFindings, isWhole: Bool) {
         let snapshot = try store.snapshot()
         // One thread, and no rate within a slice.
         let verifier = Verifier(store: store, slot: snapshot.slot, options: VerifyOptions(checksPages: options.checksPages, parallelism: 1))
         try verifier.slots()
-        _ = try verifier.table()
+        let isTableWhole = try verifier.table()
         let catalog = try verifier.catalog()
         try verifier.lineage(catalog)
-        _ = try verifier.forwarding()
-        return (verifier, catalog)
+        let isForwardingWhole = try verifier.forwarding()
+        return (verifier, catalog, isTableWhole && isForwardingWhole)
     }
 
     private enum SliceEnd { case done, stopped, vanished }
@@ -109,9 +112,17 @@ public final class Scrubber {
         let snapshot = try store.snapshot()
         guard try isThere(job, in: snapshot.slot) else { return .vanished }
         let trees = verifier.trees
-        let end = trees.verifiedBytes + options.sliceBytes
+        let end = trees.readBytes + options.sliceBytes
+        let hasBegun = Lock(false)
         do throws(StoreError) {
-            try trees.verify([job], in: snapshot.slot) { trees.verifiedBytes < end }
+            // A leaf at least, whatever the nodes above it took: each slice comes further.
+            try trees.verify([job], in: snapshot.slot) {
+                let isFirst = hasBegun.withLock { hasBegun in
+                    defer { hasBegun = true }
+                    return !hasBegun
+                }
+                return isFirst || trees.readBytes < end
+            }
             return .done
         } catch {
             guard error.code == .cancelled else { throw error }
@@ -122,13 +133,13 @@ public final class Scrubber {
     /// Whether the catalog still names the checkpoint's record. Where it can't be read, it did when the pass began.
     private func isThere(_ job: CheckpointJob, in slot: Slot) throws(StoreError) -> Bool {
         do throws(StoreError) { return try store.catalogValue(of: job.id, in: slot)?.record == job.value.record } catch {
-            guard [.corrupt, .truncated, .ioFailed].contains(error.code) else { throw error }
+            guard error.isDamage else { throw error }
             return true
         }
     }
 
     private func end(
-        _ verifier: Verifier, _ found: CatalogFindings, _ vanishedBefore: Set<CheckpointID>, slices: Int
+        _ verifier: Verifier, _ found: CatalogFindings, _ vanishedBefore: Set<CheckpointID>, isWhole: Bool, slices: Int
     ) throws(StoreError) -> ScrubPass {
         var vanished = vanishedBefore
         let snapshot = try store.snapshot()
@@ -138,9 +149,15 @@ public final class Scrubber {
         var kept = found
         kept.forget(vanished)
         try verifier.checkCatalog(kept)
+        // Counts change with every commit: they are those of what was reached only if there was none.
+        let comparesCounts = isWhole && snapshot.slot.generation == verifier.slot.generation
+        if comparesCounts {
+            try verifier.checkForwardedPlaces()
+            try verifier.checkLive()
+        }
         var report = verifier.report
         report.damages = report.damages.compactMap { Self.remaining($0, without: vanished) }
-        return ScrubPass(report: report, vanishedCheckpoints: vanished.count, slices: slices)
+        return ScrubPass(report: report, vanishedCheckpoints: vanished.count, slices: slices, comparesCounts: comparesCounts)
     }
 
     /// A damage without the checkpoints that are gone; nil when nobody is left whom it concerns.

@@ -8,13 +8,16 @@ import Threading
 import Units
 
 extension TreeVerifier {
-    /// Waits until the rate allows the block to be read.
-    func pay(_ pointer: BlockPointer) { limit?.take(ByteCount(UInt64(pointer.storedLength))) }
-
     /// Notes damage and returns its number; throws what is no damage but an end to verifying.
     func note(_ error: StoreError, block: BlockPointer?, isOfBlock: Bool = false) throws(StoreError) -> Int {
-        guard [.corrupt, .truncated, .ioFailed].contains(error.code) else { throw error }
+        guard error.isDamage else { throw error }
         return state.withLock { $0.log.note(error, block: block, isOfBlock: isOfBlock) }
+    }
+
+    /// Notes that a block can't be found since the forwarding can't be read; throws what is no damage.
+    func noteUnresolved(_ error: StoreError) throws(StoreError) -> Int {
+        guard error.isDamage else { throw error }
+        return state.withLock { $0.log.noteUnresolved(error) }
     }
 
     /// A checkpoint is lost whole.
@@ -59,7 +62,9 @@ extension TreeVerifier {
                 let before = state.runs[pointer.placeNumber]
                 if before == nil { state.count(pointer) }
                 let places = (before?.places ?? 0) | run.places
-                state.runs[pointer.placeNumber] = SoundRun(fingerprint: run.fingerprint, places: places)
+                var claims = before?.claims ?? PageClaims()
+                claims.formUnion(run.claims)
+                state.runs[pointer.placeNumber] = SoundRun(fingerprint: run.fingerprint, places: places, claims: claims)
                 state.live[pointer.segment, default: 0] += UInt64(places.nonzeroBitCount - (before?.places.nonzeroBitCount ?? 0))
             }
             return VerifyProgress(bytes: state.bytes, expectedBytes: state.expectedBytes)

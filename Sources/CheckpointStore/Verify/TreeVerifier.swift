@@ -9,6 +9,7 @@
 import Media
 import PageCodec
 import StoreFormat
+import Synchronization
 import Threading
 import Units
 
@@ -28,6 +29,17 @@ final class TreeVerifier: Sendable {
     let memo = NodeMemo()
     let limit: RateLimit?
     let state = Lock(State())
+    private let paidBytes = Atomic<UInt64>(0)
+
+    /// Bytes that were read so far, or were about to be: sound or not, and again each time.
+    var readBytes: ByteCount { ByteCount(paidBytes.load(ordering: .relaxed)) }
+
+    /// Waits until the rate allows the block to be read.
+    func pay(_ pointer: BlockPointer) {
+        let bytes = UInt64(pointer.storedLength)
+        paidBytes.add(bytes, ordering: .relaxed)
+        limit?.take(ByteCount(bytes))
+    }
 
     struct State {
         var log = DamageLog()
@@ -56,6 +68,8 @@ final class TreeVerifier: Sendable {
         var fingerprint: UInt64
         /// The places in the run that leaves list.
         var places: UInt16
+        /// The pages that they list there.
+        var claims: PageClaims
     }
 
     init(store: CheckpointStore, pageHashSeed: UInt64, options: VerifyOptions) {

@@ -23,10 +23,15 @@ extension Verifier {
                 }
             }
         } catch {
-            _ = try trees.note(error, block: nil)
+            _ = try trees.noteUnresolved(error)
             return false
         }
         return true
+    }
+
+    /// Whether the tables, which can be read, know all pages that leaves list; asked when the leaves have been read.
+    func checkForwardedPlaces() throws(StoreError) {
+        try store.forEachForwardingTable(slot.forwarding) { (named, table) throws(StoreError) in try checkPlaces(table, named) }
     }
 
     private func check(
@@ -36,11 +41,9 @@ extension Verifier {
         if let previous, !previous.key.bytes.lexicographicallyPrecedes(named.key.bytes) {
             try noteStore("two forwarding tables of segment \(table.segment) overlap", at: place)
         }
-        let (entries, listed) = trees.state.withLock { state in
-            (state.entries, table.entries.map { state.runs[$0.target.placeNumber]?.places ?? 0 })
-        }
+        let entries = trees.state.withLock { $0.entries }
         guard !entries.isEmpty else { return }
-        for (entry, listed) in zip(table.entries, listed) {
+        for entry in table.entries {
             let target = entries[entry.newSegment]
             let isThere =
                 target?.segmentClass == SegmentClass(holding: entry.kind)
@@ -48,9 +51,15 @@ extension Verifier {
             if !isThere {
                 try noteStore("the forwarding of segment \(table.segment) + \(entry.offset) leads to where nothing is written", at: place)
             }
-            if listed & ~entry.live != 0 {
-                try noteStore("the forwarding of segment \(table.segment) + \(entry.offset) counts fewer pages than leaves list", at: place)
-            }
+        }
+    }
+
+    private func checkPlaces(_ table: ForwardingTable, _ named: ForwardingTableRef) throws(StoreError) {
+        let listed = trees.state.withLock { state in table.entries.map { state.runs[$0.target.placeNumber]?.places ?? 0 } }
+        for (entry, listed) in zip(table.entries, listed) where listed & ~entry.live != 0 {
+            try noteStore(
+                "the forwarding of segment \(table.segment) + \(entry.offset) counts fewer pages than leaves list",
+                at: slot.geometry.position(of: named.pointer))
         }
     }
 }

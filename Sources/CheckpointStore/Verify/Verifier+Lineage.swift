@@ -22,11 +22,12 @@ extension Verifier {
         }
         guard isWhole else { return }
         let ids = catalog.gapsByID.isEmpty ? Set(catalog.values.map(\.id)) : nil
-        let names = Set(catalog.names.map(\.name))
+        // By their bytes: texts that Swift takes for equal may differ in those.
+        let names = Set(catalog.names.map { Array($0.name.utf8) })
         for reason in tree.faults() { try noteStore("the lineage contradicts itself: \(reason)") }
         for (name, id) in tree.references {
             if tree.nodes[id]?.state != .living { try noteStore("the name \(name) leads to \(id), which is no living checkpoint") }
-            if names.contains(name) { try noteStore("the name \(name) is a checkpoint's and one that moves") }
+            if names.contains(Array(name.utf8)) { try noteStore("the name \(name) is a checkpoint's and one that moves") }
         }
         guard let ids else { return }
         let living = Set(tree.nodes.filter { $0.value.state == .living }.keys)

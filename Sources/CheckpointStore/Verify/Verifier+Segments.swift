@@ -91,7 +91,11 @@ extension Verifier {
 
     private func checkHeader(_ segment: SegmentIndex, _ entry: SegmentEntry) throws(StoreError) {
         let place = slot.geometry.offset(of: segment)
-        let bytes = try store.medium.bytes(at: place, count: SegmentHeader.encodedLength)
+        let bytes: [UInt8]
+        do throws(StoreError) { bytes = try store.medium.bytes(at: place, count: SegmentHeader.encodedLength) } catch {
+            guard error.isDamage else { throw error }
+            return try noteStore("the header of segment \(segment) can't be read: \(error.reason)", at: place)
+        }
         let header: SegmentHeader
         do {
             _ = unsafe try Block.peek(bytes.span.bytes)

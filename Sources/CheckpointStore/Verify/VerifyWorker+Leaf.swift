@@ -112,22 +112,34 @@ extension VerifyWorker {
     /// Checks the runs of a leaf. Returns what is lost of its pages.
     private func check(_ runs: [BlockPointer], _ pagesOf: PagesByRun, _ node: TreeNode) throws(StoreError) -> [NodeLoss] {
         // One look at the shared state before the runs and one after them: locks for each run cost more than hashing it.
-        let places = try runs.map { run throws(StoreError) in try self.blocks.resolve(run) }
-        let prints = places.map { $0.pointer.fingerprint(node.regionKey, node.first) }
-        let known = verifier.state.withLock { state in
-            runs.indices.map { index -> (places: UInt16, damage: Int?) in
-                guard let run = state.runs[places[index].pointer.placeNumber], run.fingerprint == prints[index] else {
-                    return (0, state.log.number(of: runs[index]))
-                }
-                return (run.places, nil)
+        var losses: [NodeLoss] = []
+        let places = try runs.indices.map { index throws(StoreError) -> ResolvedBlock? in
+            do throws(StoreError) { return try self.blocks.resolve(runs[index]) } catch {
+                let damage = try verifier.noteUnresolved(error)
+                let all = pagesOf[index].reduce(into: PageSet()) { $0.insert($1.page) }
+                if !all.isEmpty { losses.append(NodeLoss(damage: damage, pages: all.ranges(in: node.first))) }
+                return nil
             }
         }
-        var (found, losses): ([(BlockPointer, TreeVerifier.SoundRun)], [NodeLoss]) = ([], [])
+        let prints = places.map { $0?.pointer.fingerprint(node.regionKey, node.first) ?? 0 }
+        let known = verifier.state.withLock { state in
+            runs.indices.map { index -> (run: TreeVerifier.SoundRun?, damage: Int?) in
+                guard let place = places[index], let run = state.runs[place.pointer.placeNumber], run.fingerprint == prints[index] else {
+                    return (nil, state.log.number(of: runs[index]))
+                }
+                return (run, nil)
+            }
+        }
+        var found: [(BlockPointer, TreeVerifier.SoundRun)] = []
         for (index, pointer) in runs.enumerated() where !pagesOf[index].isEmpty {
+            guard let place = places[index] else { continue }
             let wanted = pagesOf[index].reduce(UInt16(0)) { $0 | 1 << UInt16($1.place) }
-            let lost = try run(pointer, places[index], pagesOf[index], known: known[index], places: wanted, node)
+            let lost = try run(pointer, place, pagesOf[index], known: known[index], node)
             losses += lost
-            if lost.isEmpty { found.append((places[index].pointer, TreeVerifier.SoundRun(fingerprint: prints[index], places: wanted))) }
+            if lost.isEmpty {
+                let sound = TreeVerifier.SoundRun(fingerprint: prints[index], places: wanted, claims: PageClaims(pagesOf[index]))
+                found.append((place.pointer, sound))
+            }
         }
         if !found.isEmpty { verifier.countSound(runs: found) }
         return losses
@@ -135,10 +147,10 @@ extension VerifyWorker {
 
     /// Checks one run as far as it is not `known` to be sound. Returns what is lost of the pages that are listed.
     private func run(
-        _ pointer: BlockPointer, _ block: ResolvedBlock, _ listed: ArraySlice<ListedPage>, known: (places: UInt16, damage: Int?),
-        places: UInt16, _ node: TreeNode
+        _ pointer: BlockPointer, _ block: ResolvedBlock, _ listed: ArraySlice<ListedPage>,
+        known: (run: TreeVerifier.SoundRun?, damage: Int?), _ node: TreeNode
     ) throws(StoreError) -> [NodeLoss] {
-        if known.places & places == places, pages == nil { return [] }
+        if let run = known.run, pages == nil, run.claims.agrees(with: PageClaims(listed)) { return [] }
         let all = listed.reduce(into: PageSet()) { $0.insert($1.page) }
         if let damage = known.damage {
             return [NodeLoss(damage: damage, pages: all.ranges(in: node.first))]
@@ -146,8 +158,7 @@ extension VerifyWorker {
         if let lost = try notKept(pointer, block, listed, node) {
             let rest = listed.filter { block.place(of: $0.place) != nil }
             guard !rest.isEmpty else { return [lost] }
-            let kept = rest.reduce(UInt16(0)) { $0 | 1 << UInt16($1.place) }
-            return [lost] + (try run(pointer, block, rest[...], known: known, places: kept, node))
+            return [lost] + (try run(pointer, block, rest[...], known: known, node))
         }
         do throws(StoreError) {
             if pages != nil {
@@ -155,7 +166,7 @@ extension VerifyWorker {
                 // Unpacking verifies the private copy that it unpacks from.
                 return try checkPages(pointer, listed, all, node)
             }
-            if known.places == 0 {
+            if known.run == nil {
                 verifier.pay(block.pointer)
                 _ = try store.checkSum(block.pointer)
             }

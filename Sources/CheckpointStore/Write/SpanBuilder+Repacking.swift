@@ -56,7 +56,7 @@ extension SpanBuilder {
         do throws(StoreError) {
             try unsafe lane.decoder.placeRun(before, run, pages, key: key, span: span, at: lane.copy.base)
         } catch {
-            guard [.corrupt, .truncated, .ioFailed].contains(error.code) else { throw error }
+            guard error.isDamage else { throw error }
             return false
         }
         var isRight = true
