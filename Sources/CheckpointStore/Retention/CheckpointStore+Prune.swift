@@ -44,7 +44,7 @@ extension CheckpointStore {
         let kept = policy.kept(of: candidates, now: environment.nowNanoseconds())
         var result = PruneResult(verdicts: checkpoints.map { PruneResult.Verdict(checkpoint: $0, reasons: kept[$0.id] ?? []) })
         guard !isDryRun else { return result }
-        var total = DeleteResult(deleted: [], freedSegments: 0, nodesRead: 0, obstacle: nil)
+        var total = DeleteResult()
         // The oldest go first: what an interruption leaves is the newer part.
         var doomed = checkpoints.filter { kept[$0.id] == nil }[...]
         while !doomed.isEmpty {
