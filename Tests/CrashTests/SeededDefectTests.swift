@@ -213,6 +213,7 @@ private let traps: [Trap] = [
     Trap("hashes the source, stores a copy") { try saveChangingMemory(.hashesTheSource, rounds: 10_000) },
     Trap("trusts poisoned stores") { try requirePoisonIsVerified(.trustsPoisonedStores) },
     Trap("leaves the remains of torn slots") { try cutPower(nil, .leavesRemains) },
+    Trap("overlooks new neighbours") { try simulate(nil, .overlooksNewNeighbours) },
     Trap("forgets siblings") { try simulate(nil, .forgetsSiblings) },
     Trap("forwards without a look at the birth") { try simulate(nil, .forwardsWithoutBirth) },
     Trap("moves pages without minding their ranks") { try simulate(nil, .movesWithoutRanks) },

@@ -17,7 +17,7 @@ extension CheckpointStore {
         if report.wasCancelled { return report }
         do throws(StoreError) {
             if options.isDryRun {
-                report.givenBackBytes = try leftoverBytes()
+                report.givenBackBytes = try registeredFreeSpace().space.bytes
             } else {
                 report.givenBackBytes += try giveBackLeftovers(isThorough: true) { options.isCancelled?() ?? false }
             }
@@ -26,13 +26,6 @@ extension CheckpointStore {
             report.obstacle = report.obstacle ?? error
         }
         return report
-    }
-
-    /// Space that free segments take now.
-    private func leftoverBytes() throws(StoreError) -> ByteCount {
-        let slot = try register()
-        defer { unregister(slot.generation) }
-        return try freeSpace(in: slot).bytes
     }
 
     private func move(_ options: CompactionOptions) throws(StoreError) -> CompactionReport {

@@ -33,9 +33,10 @@ extension CheckpointStore {
     }
 
     /// Gives the medium back what was freed, unless somebody may still read it in an older generation. The claims are held, and nothing is
-    /// torn behind the newest slot. Returns how many bytes that were.
+    /// torn behind the newest slot. One that can't be given back keeps none of the others. Returns how many bytes that were.
     func discard(_ claimed: [SegmentIndex]) throws(StoreError) -> ByteCount {
         var bytes = ByteCount.zero
+        var failure: StoreError?
         guard !claimed.isEmpty else { return bytes }
         let slot = try settledSlot()
         var table = TableReader(store: self, slot: slot)
@@ -46,8 +47,12 @@ extension CheckpointStore {
                 state.withLock { $0.leftovers.areExpected = true }
                 continue
             }
-            bytes += try discard(segment, slot.geometry)
+            do throws(StoreError) { bytes += try discard(segment, slot.geometry) } catch {
+                state.withLock { $0.leftovers.areExpected = true }
+                failure = failure ?? error
+            }
         }
+        if let failure { throw failure }
         return bytes
     }
 
@@ -62,12 +67,7 @@ extension CheckpointStore {
     /// - Returns: how many bytes that were: on files and in memory those that are free now, on devices those that were discarded.
     func giveBackLeftovers(isThorough: Bool = false, isCancelled: () -> Bool = { false }) throws(StoreError) -> ByteCount {
         guard isThorough || state.withLock({ $0.leftovers.areExpected }) else { return .zero }
-        let slot = try register()
-        let found: FreeSpace
-        do throws(StoreError) {
-            defer { unregister(slot.generation) }
-            found = try freeSpace(in: slot)
-        }
+        let (generation, found) = try registeredFreeSpace()
         guard found.isKnown || isThorough else { return .zero }
         // Whoever frees something meanwhile sets it again.
         state.withLock { $0.leftovers.areExpected = false }
@@ -84,7 +84,7 @@ extension CheckpointStore {
         }
         state.withLock { state in
             if heldFrom != nil { state.leftovers.areExpected = true }
-            state.leftovers.discardedBelow = max(known, heldFrom ?? slot.generation.next)
+            state.leftovers.discardedBelow = max(known, heldFrom ?? generation.next)
         }
         return bytes
     }
@@ -161,6 +161,13 @@ extension CheckpointStore {
             }
         }
         return space
+    }
+
+    /// The free space of the newest generation, and which that is.
+    func registeredFreeSpace() throws(StoreError) -> (generation: Generation, space: FreeSpace) {
+        let slot = try register()
+        defer { unregister(slot.generation) }
+        return (slot.generation, try freeSpace(in: slot))
     }
 
     private func allocated(_ segment: UInt64, _ length: ByteCount, _ slot: Slot) throws(StoreError) -> ByteCount? {

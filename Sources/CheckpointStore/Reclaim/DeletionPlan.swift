@@ -121,7 +121,8 @@ final class DeletionPlan {
 
     private func isCurrent(_ member: Member, _ transaction: CommitTransaction) throws(StoreError) -> Bool {
         guard try store.catalogValue(of: member.doomed.id, in: transaction.base)?.record == member.record else { return false }
-        return try store.has(.overlooksNewNeighbours) || Set(transaction.lineageTree.neighbours(of: member.doomed.id)) == member.neighbours
+        if store.has(.overlooksNewNeighbours) { return true }
+        return Set(try transaction.lineageTree.neighbours(of: member.doomed.id)) == member.neighbours
     }
 
     private func release(_ losses: Losses, _ transaction: CommitTransaction) throws(StoreError) {

@@ -33,15 +33,7 @@ extension CheckpointStore {
         guard !policy.isEmpty else {
             throw StoreError(.invalidInput, "a policy without rules keeps nothing", remedy: "Say what to keep.", medium: medium.name)
         }
-        let snapshot = try snapshot()
-        var references: [CheckpointID: [String]] = [:]
-        for reference in try snapshot.references() { references[reference.checkpoint, default: []].append(reference.name) }
-        let checkpoints = try snapshot.checkpoints()
-        let candidates = checkpoints.map { info in
-            RetentionPolicy.Candidate(
-                id: info.id, createdNanoseconds: info.createdNanoseconds, labels: info.labels, references: references[info.id] ?? [])
-        }
-        let kept = policy.kept(of: candidates, now: environment.nowNanoseconds())
+        let (checkpoints, kept) = try judge(policy)
         var result = PruneResult(verdicts: checkpoints.map { PruneResult.Verdict(checkpoint: $0, reasons: kept[$0.id] ?? []) })
         guard !isDryRun else { return result }
         var total = DeleteResult()
@@ -54,5 +46,20 @@ extension CheckpointStore {
         }
         result.deletion = total
         return result
+    }
+
+    /// All checkpoints, and why some of them are kept. The view that it takes ends with it: what is freed afterwards must not be kept for this.
+    private func judge(
+        _ policy: RetentionPolicy
+    ) throws(StoreError) -> (checkpoints: [CheckpointInfo], kept: [CheckpointID: [RetentionPolicy.Reason]]) {
+        let snapshot = try snapshot()
+        var references: [CheckpointID: [String]] = [:]
+        for reference in try snapshot.references() { references[reference.checkpoint, default: []].append(reference.name) }
+        let checkpoints = try snapshot.checkpoints()
+        let candidates = checkpoints.map { info in
+            RetentionPolicy.Candidate(
+                id: info.id, createdNanoseconds: info.createdNanoseconds, labels: info.labels, references: references[info.id] ?? [])
+        }
+        return (checkpoints, policy.kept(of: candidates, now: environment.nowNanoseconds()))
     }
 }
