@@ -50,18 +50,13 @@ extension CheckpointStore {
         try delete { slot throws(StoreError) in try doomed(names, in: slot) }
     }
 
-    /// Deletes those of `ids` that are still there and that no name keeps.
-    func delete(_ ids: [CheckpointID]) throws(StoreError) -> DeleteResult {
-        var names: [CheckpointID: String] = [:]
-        return try delete { slot throws(StoreError) in
+    /// Deletes those of `checkpoints` that are still there and that no name keeps.
+    func delete(_ checkpoints: [Doomed]) throws(StoreError) -> DeleteResult {
+        try delete { slot throws(StoreError) in
             let kept = Set(try LineageTree(store: self, slot: slot).references().map(\.id))
             var doomed: [Doomed] = []
-            for id in ids where !kept.contains(id) {
-                guard let value = try catalogValue(of: id, in: slot) else { continue }
-                let name: String
-                if let known = names[id] { name = known } else { name = try blocks(in: slot).readRecord(value, id: id).name }
-                names[id] = name
-                doomed.append(Doomed(id: id, name: name))
+            for one in checkpoints where !kept.contains(one.id) {
+                if try catalogValue(of: one.id, in: slot) != nil { doomed.append(one) }
             }
             return doomed
         }
@@ -93,7 +88,10 @@ extension CheckpointStore {
             do throws(StoreError) {
                 try advanceGeneration(beyond: committed)
                 _ = try discard(claims)
-            } catch { result.obstacle = result.obstacle ?? error }
+            } catch {
+                state.withLock { $0.leftovers.areExpected = true }
+                result.obstacle = result.obstacle ?? error
+            }
         }
         do throws(StoreError) { _ = try giveBackLeftovers() } catch { result.obstacle = result.obstacle ?? error }
         return result

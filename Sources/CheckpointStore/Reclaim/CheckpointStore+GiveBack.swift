@@ -67,10 +67,10 @@ extension CheckpointStore {
     /// - Returns: how many bytes that were: on files and in memory those that are free now, on devices those that were discarded.
     func giveBackLeftovers(isThorough: Bool = false, isCancelled: () -> Bool = { false }) throws(StoreError) -> ByteCount {
         guard isThorough || state.withLock({ $0.leftovers.areExpected }) else { return .zero }
-        let (generation, found) = try registeredFreeSpace()
-        guard found.isKnown || isThorough else { return .zero }
         // Whoever frees something meanwhile sets it again.
         state.withLock { $0.leftovers.areExpected = false }
+        let (generation, found) = try registeredFreeSpace()
+        guard found.isKnown || isThorough else { return .zero }
         let known = state.withLock { $0.leftovers.discardedBelow }
         var bytes = ByteCount.zero
         // The first generation of which something is left.

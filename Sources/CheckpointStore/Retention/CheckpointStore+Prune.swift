@@ -21,7 +21,7 @@ public struct PruneResult: Sendable {
 }
 
 extension CheckpointStore {
-    /// Most checkpoints that are deleted in one generation: others wait that long to commit.
+    /// Most checkpoints that are deleted in one generation.
     private static let pruneBatch = 256
 
     /// Deletes the checkpoints that `policy` does not keep. Durable on return.
@@ -42,7 +42,7 @@ extension CheckpointStore {
         while !doomed.isEmpty {
             let batch = doomed.prefix(Self.pruneBatch)
             doomed = doomed.dropFirst(batch.count)
-            total.add(try delete(batch.map(\.id)))
+            total.add(try delete(batch.map { Doomed(id: $0.id, name: $0.name) }))
         }
         result.deletion = total
         return result
