@@ -75,7 +75,7 @@ private func makeHoles(_ box: Sandbox) throws -> [UInt8] {
     #expect((planned["givenBackBytes"] as? Int ?? 0) >= 16 << 20)
     let done = try box.expect(0, "compact", box.store, "--json").object()
     #expect((done["givenBackBytes"] as? Int ?? 0) >= 16 << 20)
-    #expect(box.allocatedBytes("vm.ck") < before - (16 << 20))
+    #expect(box.allocatedBytes("vm.ck") < before - (14 << 20), "and what the catalog took meanwhile")
     #expect(try freeAllocated() < 1 << 20)
     try box.expect(0, "verify", box.store, "--deep")
 }
