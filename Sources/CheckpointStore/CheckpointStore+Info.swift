@@ -32,6 +32,10 @@ public struct StoreInfo: Sendable {
     public var deadBytes: ByteCount
     /// Bytes that new checkpoints can fill, the reserve not counted.
     public var freeBytes: ByteCount
+    /// Bytes of free segments that still take space of the medium: what was being read when it became free, or was never committed. Deleting
+    /// and compacting give them back. Nil where the medium can't say (devices), and for
+    /// an older generation.
+    public var freeAllocatedBytes: ByteCount?
     /// The segments that are in use, ascending.
     public var segments: [SegmentInfo]
 
@@ -56,9 +60,13 @@ extension CheckpointStore {
             checkpointCount: Int(slot.checkpointCount), features: slot.featureNames.map(\.name),
             usedSegments: Int(slot.usedSegments), reserveSegments: Int(slot.reserveSegments), logicalBytes: .zero,
             nonZeroBytes: .zero, runBytes: .zero, indexBytes: .zero, catalogBytes: .zero, sharedBytes: .zero, deadBytes: .zero,
-            freeBytes: .zero, segments: [])
+            freeBytes: .zero, freeAllocatedBytes: nil, segments: [])
         let reachable = try countTrees(slot, &info)
         try countSegments(slot, reachable, &info)
+        // What was free in an older generation may be used by now.
+        guard pinnedGeneration == nil else { return info }
+        let free = try freeSpace(in: slot)
+        info.freeAllocatedBytes = free.isKnown ? free.bytes : nil
         return info
     }
 

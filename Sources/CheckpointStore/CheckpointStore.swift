@@ -47,6 +47,8 @@ public final class CheckpointStore: Sendable {
         var reserved: Range<UInt64> = 0..<0
         /// Where the search for free segments goes on.
         var cursor: SegmentIndex?
+        /// Free segments that may still take space.
+        var leftovers = Leftovers()
         /// Writers that have not ended: closing ends them.
         var writers: [CheckpointID: WeakWriter] = [:]
         var failure: StoreError?

@@ -63,6 +63,10 @@ final class FileMedium: MappedMedium {
         try punchFile(at: offset, length)
     }
 
+    func allocatedBytes(at offset: MediumOffset, _ length: ByteCount) throws(MediumError) -> ByteCount? {
+        try fileAllocation(at: offset, length)
+    }
+
     func resize(to size: ByteCount) throws(MediumError) { try resizeFile(to: size) }
 
     func close() {

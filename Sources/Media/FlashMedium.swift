@@ -53,6 +53,10 @@ final class FlashMedium: MappedMedium {
         try punchFile(at: offset, length)
     }
 
+    func allocatedBytes(at offset: MediumOffset, _ length: ByteCount) throws(MediumError) -> ByteCount? {
+        try fileAllocation(at: offset, length)
+    }
+
     /// Durable on return, since no later flush reaches the kernel.
     func resize(to size: ByteCount) throws(MediumError) {
         try resizeFile(to: size)

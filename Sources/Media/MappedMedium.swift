@@ -75,4 +75,14 @@ extension MappedMedium {
             try checked(result, name, "discard", offset: units.offset, length: units.length)
         }
     }
+
+    /// How many bytes of a range of a file are no holes; nil where its file system does not say.
+    func fileAllocation(at offset: MediumOffset, _ length: ByteCount) throws(MediumError) -> ByteCount? {
+        try storage.checkRange(at: offset, length, "ask what takes space")
+        var bytes: UInt64 = 0
+        let result = unsafe ck_allocated(storage.descriptor.number, offset.rawValue, length.rawValue, &bytes)
+        if result == -EINVAL || result == -EOPNOTSUPP { return nil }
+        try checked(result, name, "ask what takes space", offset: offset, length: length)
+        return ByteCount(bytes)
+    }
 }

@@ -44,6 +44,9 @@ public protocol Medium: AnyObject, Sendable {
     /// Says that the content of this range is no longer needed. It may read as anything afterwards.
     /// A hint: does nothing where the medium has no such thing.
     func discard(at offset: MediumOffset, _ length: ByteCount) throws(MediumError)
+    /// How many bytes of storage the content of this range takes, as far as the medium can tell; nil where it can't. Space that was only
+    /// reserved may count or not.
+    func allocatedBytes(at offset: MediumOffset, _ length: ByteCount) throws(MediumError) -> ByteCount?
     /// Changes the capacity. Throws `.unsupported` for media of fixed size.
     func resize(to size: ByteCount) throws(MediumError)
     /// This handle's locks on the medium, shared by nobody else.
@@ -57,6 +60,9 @@ public typealias MediumScan =
     @convention(c) (UnsafeMutableRawPointer?, UnsafeRawPointer?, Int, UInt32) -> UnsafeMutableRawPointer?
 
 extension Medium {
+    /// Can't tell: right for every medium.
+    public func allocatedBytes(at offset: MediumOffset, _ length: ByteCount) throws(MediumError) -> ByteCount? { nil }
+
     /// By way of a copy: right for every medium, the fastest for none that is mapped.
     public func scan(
         at offset: MediumOffset, _ length: ByteCount, into result: UnsafeMutableRawPointer, _ routine: MediumScan

@@ -97,6 +97,11 @@ public final class RAMMedium: MappedMedium {
         try punchFile(at: offset, length)
     }
 
+    /// The pages that the system has given for the range; unknown for huge ones from its pool.
+    public func allocatedBytes(at offset: MediumOffset, _ length: ByteCount) throws(MediumError) -> ByteCount? {
+        traits.writeMethod == Pages.huge.rawValue ? nil : try fileAllocation(at: offset, length)
+    }
+
     /// Changes the size; huge pages can only be added and taken whole.
     public func resize(to size: ByteCount) throws(MediumError) { try resizeFile(to: size) }
 

@@ -14,6 +14,9 @@ struct Compact: ParsableCommand {
             here, and they are freed, until the store takes no more than --target times what lives in it. Checkpoints \
             stay as they are; others can read, save and delete meanwhile. Works on a full store too.
 
+            What is free and still takes space on the medium is given back: what a reader of an older state kept when it \
+            was freed, or what an interrupted save left behind. What is still being read stays until the next time.
+
             Interrupted, it stops after the piece under way: what was moved so far stays, and nothing is lost. With \
             --watch it goes on until then, looking again every --interval seconds.
 
@@ -68,7 +71,7 @@ struct Compact: ParsableCommand {
 
     private func tell(_ report: CompactionReport, _ store: CheckpointStore) throws {
         // While it watches, only what was done is worth a line.
-        if watch, report.commits == 0, report.obstacle == nil, report.damaged.isEmpty { return }
+        if watch, report.commits == 0, report.givenBackBytes == .zero, report.obstacle == nil, report.damaged.isEmpty { return }
         if !output.json {
             for damage in report.damaged { standardError("ckstore: left where it is: \(damage)\n") }
             if let obstacle = report.obstacle { standardError("ckstore: \(obstacle)\n") }
@@ -99,6 +102,8 @@ struct Compact: ParsableCommand {
         var rewrittenRuns: Int
         var freedSegments: Int
         var freedBytes: UInt64
+        /// What the medium got back, of these and of segments that were free before.
+        var givenBackBytes: UInt64
         var skippedSegments: Int
         var commits: Int
         /// Blocks that could not be moved since they are damaged.
@@ -118,6 +123,7 @@ struct Compact: ParsableCommand {
             rewrittenRuns = report.rewrittenRuns
             freedSegments = report.freedSegments
             freedBytes = UInt64(report.freedSegments) * UInt64(store.geometry.segmentSize)
+            givenBackBytes = report.givenBackBytes.rawValue
             skippedSegments = report.skippedSegments
             commits = report.commits
             damages = report.damaged.map(FailureObject.init)
@@ -127,8 +133,9 @@ struct Compact: ParsableCommand {
         var summary: String {
             let sizes = "\(readable(ByteCount(usedBytesBefore))) before, \(readable(ByteCount(usedBytesAfter))) after, \(readable(ByteCount(liveBytes))) live"
             let (moved, freed) = (readable(ByteCount(movedBytes)), counted(freedSegments, "segment"))
-            if isDryRun { return "\(medium): would move \(moved) and free \(freed) (\(sizes))\n" }
-            return "\(medium): moved \(moved), freed \(freed) (\(sizes))\(wasInterrupted ? "; interrupted" : "")\n"
+            let given = readable(ByteCount(givenBackBytes))
+            if isDryRun { return "\(medium): would move \(moved) and free \(freed) (\(sizes)), and give back \(given) that is free already\n" }
+            return "\(medium): moved \(moved), freed \(freed) (\(sizes)), gave back \(given)\(wasInterrupted ? "; interrupted" : "")\n"
         }
     }
 }

@@ -13,6 +13,9 @@ struct Info: ParsableCommand {
             Live space is what checkpoints reach, and the catalog; shared is the part of it that several checkpoints \
             reach. Dead space comes back when its segments are freed: by deleting what still lives in them, or by compacting them.
 
+            Free space that is not given back yet still takes room on a file's disk: it was being read when it became free, or was never \
+            committed. `ckstore compact` gives it back, and so does the next deletion.
+
             Segments hold blocks of one class: pages (runs), what leads to them (index), or what leads to checkpoints (catalog). \
             Headers and padding count as dead.
 
@@ -73,6 +76,8 @@ private struct InfoObject: Encodable {
     var sharedBytes: UInt64
     var deadBytes: UInt64
     var freeBytes: UInt64
+    /// Of free segments, what still takes space of the medium; absent where it can't say.
+    var freeAllocatedBytes: UInt64?
     var reserveBytes: UInt64
     var classes: [ClassObject]
     /// Those with the most dead space, the first of all.
@@ -111,6 +116,7 @@ private struct InfoObject: Encodable {
         sharedBytes = info.sharedBytes.rawValue
         deadBytes = info.deadBytes.rawValue
         freeBytes = info.freeBytes.rawValue
+        freeAllocatedBytes = info.freeAllocatedBytes?.rawValue
         reserveBytes = info.reserveBytes.rawValue
         classes = info.classes.map(ClassObject.init)
         deadestSegments = info.segments.filter { $0.deadBytes > .zero }.sorted { ($1.deadBytes, $0.segment) < ($0.deadBytes, $1.segment) }
@@ -121,6 +127,12 @@ private struct InfoObject: Encodable {
     }
 
     private static let deadestCount = 5
+
+    private var freeText: String {
+        let sizes = "\(readable(ByteCount(freeBytes))), and \(readable(ByteCount(reserveBytes))) in reserve"
+        guard let freeAllocatedBytes, freeAllocatedBytes > 0 else { return sizes }
+        return sizes + "; \(readable(ByteCount(freeAllocatedBytes))) of it not given back yet"
+    }
 
     var text: String {
         func size(_ bytes: UInt64) -> String { readable(ByteCount(bytes)) }
@@ -134,7 +146,7 @@ private struct InfoObject: Encodable {
             ("segments", "\(segmentCount) of \(size(segmentBytes)), \(usedSegments) in use, \(reserveSegments) in reserve"),
             ("logical", "\(size(logicalBytes)), \(size(nonZeroBytes)) of it not zero"),
             ("live", "\(size(liveBytes)): pages \(size(runBytes)), index \(size(indexBytes)), catalog \(size(catalogBytes))"),
-            ("shared", size(sharedBytes)), ("dead", size(deadBytes)), ("free", "\(size(freeBytes)), and \(size(reserveBytes)) in reserve"),
+            ("shared", size(sharedBytes)), ("dead", size(deadBytes)), ("free", freeText),
             ("compacting", compaction.text),
             ("ratio", ratio.map { "\(oneDecimal($0)) : 1" } ?? "-"),
         ]

@@ -71,12 +71,11 @@ struct Prune: ParsableCommand {
         let result = try store.prune(policy, isDryRun: dryRun)
         let freed = UInt64(result.deletion?.freedSegments ?? 0) * UInt64(store.geometry.segmentSize)
         let obstacle = result.deletion?.obstacle
-        if let obstacle {
-            standardError("ckstore: deleted, but not all of the space was freed: what is still needed can't be told. \(obstacle)\n")
-        }
+        result.deletion?.reportObstacle()
         let object = Result(
             isDryRun: dryRun, kept: result.verdicts.filter { !$0.reasons.isEmpty }.map(Result.Kept.init),
             deleted: result.deletion?.deleted ?? result.verdicts.filter(\.reasons.isEmpty).map(\.checkpoint.name), freedBytes: freed,
+            unreadable: result.deletion.flatMap { $0.unreadable.isEmpty ? nil : $0.unreadable.map(FailureObject.init) },
             obstacle: obstacle.map(FailureObject.init))
         try output.report(object, summary: text(result, freed: ByteCount(freed)))
         if let obstacle { throw ExitCode(ExitStatus.code(for: obstacle)) }
@@ -113,6 +112,8 @@ struct Prune: ParsableCommand {
         /// What was deleted, or would be.
         var deleted: [String]
         var freedBytes: UInt64
+        /// Blocks that can't be read, so that what stands below them still counts as used; absent when all is well.
+        var unreadable: [FailureObject]?
         /// Why some space could not be freed; absent when all is well.
         var obstacle: FailureObject?
     }

@@ -103,7 +103,7 @@ private struct ForestExplorer {
 
 extension CheckpointStore {
     /// Throws unless everything is whole and counted exactly.
-    fileprivate func requireExact(count: Int) throws {
+    func requireExact(count: Int) throws {
         let report = try verify(options: VerifyOptions(parallelism: 1))
         if let damage = report.damages.first { throw Mismatch("verify finds \(report.damages.count) damages: \(damage)") }
         guard report.checkpointCount == count else { throw Mismatch("\(report.checkpointCount) checkpoints of \(count)") }

@@ -154,10 +154,49 @@ private func requireExact(_ store: CheckpointStore) throws {
         let result = try store.delete(["b"])
         #expect(result.deleted == ["b"])
         #expect(result.obstacle?.code == .corrupt)
+        #expect(result.obstacle?.remedy.contains("ckstore repair") == true)
+        #expect(result.unreadable.map(\.offset) == [store.geometry.position(of: root)])
         #expect(try store.snapshot().names() == ["a"])
         let report = try store.verify()
         #expect(report.isSound)
-        #expect(report.lostPages > .zero && report.lostBytes > .zero, "what could not be looked at is lost until it is compacted")
+        #expect(report.lostPages > .zero && report.lostBytes > .zero, "what could not be looked at is lost until it is counted anew")
+        #expect(try store.repair().isWhole)
+        try requireExact(store)
+    }
+
+    @Test func `damage keeps the space back that stands below it, and no more`() async throws {
+        try await onPlainThread {
+            let device = SimulatedDevice(size: .mebibytes(16))
+            let store = try makeStore(device)
+            let spans = 40
+            var roots: [BlockPointer] = []
+            for (name, parent) in [("a", nil as String?), ("b", "a"), ("c", "b")] {
+                let writer = try store.begin(name, parent: parent, options: WriterOptions(parallelism: 1))
+                let ram = try writer.addRegion("ram", kind: .disk, byteLength: PageCount(spans * pagesPerSpan).bytes)
+                for span in 0..<spans {
+                    for page in 0..<70 { try ram.put(page: PageIndex(span * pagesPerSpan + page), [UInt8](repeating: UInt8(roots.count + 1), count: pageSize)) }
+                }
+                roots.append(try #require(try writer.commit().record.regions[0].root))
+            }
+            let slot = try store.newestSlot()
+            func leaf(_ number: Int, of root: BlockPointer) throws -> BlockPointer {
+                let bytes = try store.blocks(in: slot).readBlock(root)
+                return try #require(try unsafe InnerNode.decode(bytes.span.bytes).children[number])
+            }
+            // One leaf of the middle one, and one of its child.
+            let broken = [try leaf(7, of: roots[1]), try leaf(21, of: roots[2])]
+            for block in broken { device.flipBit(1, at: store.geometry.position(of: block) + ByteCount(60)) }
+            let result = try store.delete(["b"])
+            #expect(Set(result.unreadable.compactMap(\.offset)) == Set(broken.map { store.geometry.position(of: $0) }))
+            #expect(try store.verify(options: VerifyOptions(parallelism: 1)).damages.count == 1, "the leaf of the child")
+            // When the damaged child is gone too, all can be counted anew.
+            #expect(try store.delete(["c"]).unreadable.count == 1)
+            let report = try store.verify(options: VerifyOptions(parallelism: 1))
+            #expect(report.isSound)
+            #expect(report.lostPages == PageCount(3 * 70), "those of the two leaves, and those of the other's beside one of them")
+            #expect(try store.repair().isWhole)
+            try requireExact(store)
+        }
     }
 }
 

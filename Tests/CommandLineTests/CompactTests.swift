@@ -49,6 +49,37 @@ private func makeHoles(_ box: Sandbox) throws -> [UInt8] {
     #expect(try box.read("out") == content)
 }
 
+@Test func `what another process was reading is given back by the next compaction`() throws {
+    let box = try Sandbox()
+    try box.create(segment: "1M")
+    for name in ["one", "two"] {
+        try box.expect(0, "save", box.store, name, "--disk", "d=\(box.write("d", noise(UInt64(name.count + name.utf8.count), count: 16 << 20)))")
+    }
+    let pipe = try PrivatePipe()
+    // It stops when the pipe is full, in the middle of what it reads.
+    let reader = try box.start(["read", box.store, "one", "d"], output: pipe.writing.fileDescriptor)
+    try pipe.writing.close()
+    let first = try #require(try pipe.reading.read(upToCount: 4096))
+    let before = box.allocatedBytes("vm.ck")
+    try box.expect(0, "delete", box.store, "one")
+    #expect(box.allocatedBytes("vm.ck") > before - (1 << 20))
+    func freeAllocated() throws -> Int { try box.expect(0, "info", box.store, "--json").object()["freeAllocatedBytes"] as? Int ?? -1 }
+    #expect(try freeAllocated() >= 16 << 20)
+    #expect(try box.expect(0, "info", box.store).text.contains("not given back yet"))
+    let early = try box.expect(0, "compact", box.store, "--json").object()
+    #expect((early["givenBackBytes"] as? Int ?? -1) < 1 << 20)
+    let rest = try #require(try pipe.reading.readToEnd())
+    #expect(try reader.wait().exitCode == 0)
+    #expect(first.count + rest.count == 16 << 20)
+    let planned = try box.expect(0, "compact", box.store, "--dry-run", "--json").object()
+    #expect((planned["givenBackBytes"] as? Int ?? 0) >= 16 << 20)
+    let done = try box.expect(0, "compact", box.store, "--json").object()
+    #expect((done["givenBackBytes"] as? Int ?? 0) >= 16 << 20)
+    #expect(box.allocatedBytes("vm.ck") < before - (14 << 20), "and what the catalog took meanwhile")
+    #expect(try freeAllocated() < 1 << 20)
+    try box.expect(0, "verify", box.store, "--deep")
+}
+
 @Test func `options of compaction that make no sense are refused`() throws {
     let box = try Sandbox()
     try box.create()

@@ -99,7 +99,7 @@ import Testing
         "info", box.store,
         names: [
             "catalogBytes", "checkpointCount", "classes", "compaction", "deadBytes", "deadestSegments", "eraseUnitBytes", "features",
-            "freeBytes", "generation", "indexBytes", "isPersistent", "isPersistentMemory", "isReadOnly", "kind", "liveBytes",
+            "freeAllocatedBytes", "freeBytes", "generation", "indexBytes", "isPersistent", "isPersistentMemory", "isReadOnly", "kind", "liveBytes",
             "logicalBytes", "medium", "nonZeroBytes", "ratio", "reserveBytes", "reserveSegments", "reservesSpace", "runBytes", "segmentBytes", "segmentCount", "sharedBytes", "sizeBytes",
             "usedSegments", "uuid", "writeMethod",
         ])

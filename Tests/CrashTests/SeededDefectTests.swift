@@ -148,6 +148,38 @@ private func race(
     guard try fails(with: code, { try writer.commit() }) else { throw Mismatch("the commit was not refused with \(code)") }
 }
 
+/// Deletes a checkpoint; when that is about to be committed, a child of it is saved.
+private func saveAChildMeanwhile(_ engine: EngineDefects) throws {
+    let device = BaseStore.young.device.fork()
+    var environment = testEnvironment(seed: 3)
+    environment.defects = engine
+    let medium = FaultMedium(device)
+    let deleter = try CheckpointStore.open(medium, environment: environment)
+    let saver = try CheckpointStore.open(FaultMedium(device), environment: testEnvironment(seed: 4))
+    defer { for store in [deleter, saver] { store.close() } }
+    let saved = Guarded((isDone: false, failure: nil as (any Error)?))
+    medium.faults.add(
+        FaultRule(.lock, .nth(1), .fail(.ioFailed)) { call in
+            saved.with { saved in
+                guard call.lockRange?.start == commitLock.lowerBound, !saved.isDone else { return }
+                saved.isDone = true
+                do {
+                    let writer = try saver.begin("late", parent: "c3", options: WriterOptions(parallelism: 1))
+                    try writer.inheritRegion("ram")
+                    try writer.commit()
+                } catch { saved.failure = error }
+            }
+            return false
+        })
+    if let obstacle = try deleter.delete(["c3"]).obstacle { throw obstacle }
+    let (isDone, failure) = saved.with { $0 }
+    if let failure { throw failure }
+    guard isDone else { throw Mismatch("no child was saved") }
+    var model = BaseStore.young.model.checkpoints
+    model["late"] = model.removeValue(forKey: "c3")?.filter { $0.key == "ram" }
+    try saver.requireEqual(model)
+}
+
 /// Goes round a small store many times while another handle looks in now and then: space must come back.
 private func requireSpaceComesBack(_ medium: SeededDefect) throws {
     let device = SimulatedDevice(size: .kibibytes(256 + 14 * 128))
@@ -213,6 +245,7 @@ private let traps: [Trap] = [
     Trap("hashes the source, stores a copy") { try saveChangingMemory(.hashesTheSource, rounds: 10_000) },
     Trap("trusts poisoned stores") { try requirePoisonIsVerified(.trustsPoisonedStores) },
     Trap("leaves the remains of torn slots") { try cutPower(nil, .leavesRemains) },
+    Trap("overlooks new neighbours") { try saveAChildMeanwhile(.overlooksNewNeighbours) },
     Trap("forgets siblings") { try simulate(nil, .forgetsSiblings) },
     Trap("forwards without a look at the birth") { try simulate(nil, .forwardsWithoutBirth) },
     Trap("moves pages without minding their ranks") { try simulate(nil, .movesWithoutRanks) },
@@ -243,6 +276,7 @@ private let traps: [Trap] = [
             try flipPayloads([])
             try deleteTheParent([])
             try takeTheName([])
+            try saveAChildMeanwhile([])
             try requireSpaceComesBack(SeededDefect("none"))
         }
     }

@@ -50,6 +50,8 @@ int ck_set_size(int fd, uint64_t size);
 int ck_allocate(int fd, uint64_t offset, uint64_t length);
 /* Frees the blocks of a range; it reads as zeros then. */
 int ck_punch(int fd, uint64_t offset, uint64_t length);
+/* Counts the bytes of a range that are no holes. -EINVAL where the file system can't say. */
+int ck_allocated(int fd, uint64_t offset, uint64_t length, uint64_t *bytes);
 /* True when the file system never writes in place, so that allocated blocks promise nothing. */
 bool ck_is_copy_on_write(int fd);
 /* The alignment that direct I/O wants, in bytes; 0 when the system does not say. */

@@ -4,7 +4,8 @@ import StoreFormat
 import Units
 
 extension CheckpointStore {
-    /// Moves what lives in mostly dead segments into others and frees them, until the store takes little more than what lives in it.
+    /// Moves what lives in mostly dead segments into others and frees them, until the store takes little more than what lives in it; then
+    /// gives the medium back what is free and still takes space there, but for what is being read in older generations.
     ///
     /// Checkpoints stay what they are; readers and writers go on beside it. Every batch is a commit of its own: durable when it counts,
     /// nothing when not. Works on a full store. Reads the index of all checkpoints once in a while (no page data), and what it moves.
@@ -12,6 +13,22 @@ extension CheckpointStore {
     /// - Throws: `.readOnly`, `.storeFailed`; what reading the segment table throws.
     public func compact(_ options: CompactionOptions = CompactionOptions()) throws(StoreError) -> CompactionReport {
         try checkUsable(forWriting: !options.isDryRun)
+        var report = try move(options)
+        if report.wasCancelled { return report }
+        do throws(StoreError) {
+            if options.isDryRun {
+                report.givenBackBytes = try registeredFreeSpace().space.bytes
+            } else {
+                report.givenBackBytes += try giveBackLeftovers(isThorough: true) { options.isCancelled?() ?? false }
+            }
+        } catch {
+            guard error.code != .storeFailed else { throw error }
+            report.obstacle = report.obstacle ?? error
+        }
+        return report
+    }
+
+    private func move(_ options: CompactionOptions) throws(StoreError) -> CompactionReport {
         var report = CompactionReport()
         let pace = Pace(options, medium: medium.name)
         var isFirst = true

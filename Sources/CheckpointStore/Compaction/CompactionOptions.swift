@@ -82,6 +82,9 @@ public struct CompactionReport: Sendable {
     public var rewrittenRuns = 0
     /// Segments that became free.
     public var freedSegments = 0
+    /// Bytes that the medium got back: of these, and of segments that had become free before and could not be given back then, since
+    /// somebody was still reading them. On devices, which don't say what takes space, bytes that were discarded.
+    public var givenBackBytes = ByteCount.zero
     /// Commits that were made.
     public var commits = 0
     /// Blocks that could not be moved since they are damaged, as the errors that say where. Their segments are as they were.

@@ -172,7 +172,7 @@ final class CompactionRound {
         done.commits = 1
         report.add(done)
         pace.didFree(freed.count)
-        try store.discard(freed)
+        report.givenBackBytes += try store.discard(freed)
         store.unclaim(freed)
     }
 

@@ -5,28 +5,35 @@
 import StoreFormat
 import Units
 
-/// Reads index blocks and counts them. Confined to one thread.
+/// Reads index blocks and counts them. What can't be read is tried once. Confined to one thread.
 final class NodeReader {
     let blocks: BlockReader
     private(set) var count = 0
+    private var damaged: [BlockPointer: StoreError] = [:]
 
     init(_ blocks: BlockReader) { self.blocks = blocks }
 
     var store: CheckpointStore { blocks.store }
 
     func bytes(_ pointer: BlockPointer) throws(StoreError) -> [UInt8] {
-        count += 1
-        return try blocks.readBlock(pointer)
+        try once(pointer) { () throws(StoreError) in try blocks.readBlock(pointer) }
     }
 
     func record(_ value: CatalogValue, id: CheckpointID) throws(StoreError) -> CheckpointRecord {
-        count += 1
-        return try blocks.readRecord(value, id: id)
+        try once(value.record) { () throws(StoreError) in try blocks.readRecord(value, id: id) }
     }
 
     func inner(_ pointer: BlockPointer, of region: RegionRecord, firstPage: PageIndex, level: UInt8) throws(StoreError) -> InnerNode {
+        try once(pointer) { () throws(StoreError) in try blocks.readInner(pointer, of: region, firstPage: firstPage, level: level) }
+    }
+
+    private func once<T>(_ pointer: BlockPointer, _ read: () throws(StoreError) -> T) throws(StoreError) -> T {
+        if let known = damaged[pointer] { throw known }
         count += 1
-        return try blocks.readInner(pointer, of: region, firstPage: firstPage, level: level)
+        do throws(StoreError) { return try read() } catch {
+            if error.isDamage { damaged[pointer] = error }
+            throw error
+        }
     }
 }
 

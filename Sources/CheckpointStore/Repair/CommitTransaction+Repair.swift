@@ -71,7 +71,7 @@ extension CheckpointStore {
     private func giveBack(_ freed: [SegmentIndex], _ generation: Generation) throws(StoreError) {
         guard !freed.isEmpty else { return }
         try advanceGeneration(beyond: generation)
-        try discard(freed)
+        _ = try discard(freed)
     }
 }
 

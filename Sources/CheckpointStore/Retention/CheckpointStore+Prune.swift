@@ -21,7 +21,7 @@ public struct PruneResult: Sendable {
 }
 
 extension CheckpointStore {
-    /// Most checkpoints that are deleted in one generation: others wait that long to commit.
+    /// Most checkpoints that are deleted in one generation.
     private static let pruneBatch = 256
 
     /// Deletes the checkpoints that `policy` does not keep. Durable on return.
@@ -33,6 +33,25 @@ extension CheckpointStore {
         guard !policy.isEmpty else {
             throw StoreError(.invalidInput, "a policy without rules keeps nothing", remedy: "Say what to keep.", medium: medium.name)
         }
+        let (checkpoints, kept) = try judge(policy)
+        var result = PruneResult(verdicts: checkpoints.map { PruneResult.Verdict(checkpoint: $0, reasons: kept[$0.id] ?? []) })
+        guard !isDryRun else { return result }
+        var total = DeleteResult()
+        // The oldest go first: what an interruption leaves is the newer part.
+        var doomed = checkpoints.filter { kept[$0.id] == nil }[...]
+        while !doomed.isEmpty {
+            let batch = doomed.prefix(Self.pruneBatch)
+            doomed = doomed.dropFirst(batch.count)
+            total.add(try delete(batch.map { Doomed(id: $0.id, name: $0.name) }))
+        }
+        result.deletion = total
+        return result
+    }
+
+    /// All checkpoints, and why some of them are kept. The view that it takes ends with it: what is freed afterwards must not be kept for this.
+    private func judge(
+        _ policy: RetentionPolicy
+    ) throws(StoreError) -> (checkpoints: [CheckpointInfo], kept: [CheckpointID: [RetentionPolicy.Reason]]) {
         let snapshot = try snapshot()
         var references: [CheckpointID: [String]] = [:]
         for reference in try snapshot.references() { references[reference.checkpoint, default: []].append(reference.name) }
@@ -41,18 +60,6 @@ extension CheckpointStore {
             RetentionPolicy.Candidate(
                 id: info.id, createdNanoseconds: info.createdNanoseconds, labels: info.labels, references: references[info.id] ?? [])
         }
-        let kept = policy.kept(of: candidates, now: environment.nowNanoseconds())
-        var result = PruneResult(verdicts: checkpoints.map { PruneResult.Verdict(checkpoint: $0, reasons: kept[$0.id] ?? []) })
-        guard !isDryRun else { return result }
-        var total = DeleteResult(deleted: [], freedSegments: 0, nodesRead: 0, obstacle: nil)
-        // The oldest go first: what an interruption leaves is the newer part.
-        var doomed = checkpoints.filter { kept[$0.id] == nil }[...]
-        while !doomed.isEmpty {
-            let batch = doomed.prefix(Self.pruneBatch)
-            doomed = doomed.dropFirst(batch.count)
-            total.add(try delete(batch.map(\.id)))
-        }
-        result.deletion = total
-        return result
+        return (checkpoints, policy.kept(of: candidates, now: environment.nowNanoseconds()))
     }
 }

@@ -55,6 +55,8 @@ package struct EngineDefects: OptionSet, Sendable {
     package static let movesWithoutRanks = EngineDefects(rawValue: 1 << 20)
     /// What was moved into a segment that is compacted again is still looked for there.
     package static let leavesChains = EngineDefects(rawValue: 1 << 21)
+    /// A deletion counts as dead what no neighbour named when it walked, whoever has become one since.
+    package static let overlooksNewNeighbours = EngineDefects(rawValue: 1 << 22)
     /// Compaction frees segments that somebody is appending to.
     package static let compactsWithoutClaims = EngineDefects(rawValue: 1 << 23)
     /// Blocks are moved without a look at what was copied.

@@ -133,6 +133,9 @@ final class CountingMedium: Medium {
         try inner.flush()
     }
     func discard(at offset: MediumOffset, _ length: ByteCount) throws(MediumError) { try inner.discard(at: offset, length) }
+    func allocatedBytes(at offset: MediumOffset, _ length: ByteCount) throws(MediumError) -> ByteCount? {
+        try inner.allocatedBytes(at: offset, length)
+    }
     func resize(to size: ByteCount) throws(MediumError) { try inner.resize(to: size) }
     func close() { inner.close() }
 }

@@ -73,6 +73,8 @@ struct TimeBenchReport: Encodable {
     struct Compaction: Encodable {
         var deleted: Int
         var deletionSeconds: Double
+        /// Commits of small checkpoints by another handle meanwhile.
+        var besideDeletion: Spread
         var seconds: Double
         var movedBytes: Int
         var freedSegments: Int
@@ -204,6 +206,12 @@ extension TimeBenchReport {
                     + "\(readable(ByteCount(compaction.movedBytes))) in \(decimals(compaction.seconds, 2)) s, "
                     + "\(rate(compaction.movedBytes, compaction.seconds)): amplification \(decimals(compaction.amplificationBefore, 2)) -> "
                     + decimals(compaction.amplificationAfter, 2)
+            ))
+        }
+        if let commits = compaction?.besideDeletion, commits.count > 0 {
+            lines.append((
+                "commits beside that", "\(commits.count) while these were deleted: median \(milliseconds(commits.median)) ms, p95 "
+                    + "\(milliseconds(commits.p95)), most \(milliseconds(commits.most))"
             ))
         }
         if let month {

@@ -6,6 +6,7 @@ import CheckpointStore
 import Glibc
 import Media
 import StoreFormat
+import Threading
 import Units
 
 /// Ages one store and measures it. Confined to one thread.
@@ -90,16 +91,41 @@ struct TimeBenchRun {
     /// Deletes every second checkpoint and moves what lives in the segments that have lost something.
     private func compaction(_ store: CheckpointStore) throws -> TimeBenchReport.Compaction {
         let doomed = (1..<made).filter { $0 % 2 == 1 && $0 != made / 2 }.map { "c-\($0)" }
-        let deletionSeconds = try seconds {
-            for start in stride(from: 0, to: doomed.count, by: 128) { _ = try store.delete(Array(doomed[start..<min(start + 128, doomed.count)])) }
-        }
+        let (deletionSeconds, besideDeletion) = try deleteBesideSaves(doomed, store)
         var report = CompactionReport()
         let time = try seconds { report = try store.compact(CompactionOptions(targetAmplification: 1.02, minimumDeadShare: 0.05, parallelism: threads)) }
         if let obstacle = report.obstacle { throw obstacle }
         return TimeBenchReport.Compaction(
-            deleted: doomed.count, deletionSeconds: deletionSeconds, seconds: time, movedBytes: report.movedBytes.int,
+            deleted: doomed.count, deletionSeconds: deletionSeconds, besideDeletion: besideDeletion, seconds: time, movedBytes: report.movedBytes.int,
             freedSegments: report.freedSegments, amplificationBefore: report.before.amplification,
             amplificationAfter: report.after.amplification)
+    }
+
+    /// Deletes `doomed`, 128 at a time, while another handle commits one small checkpoint after the other. Returns how long deleting took, and
+    /// each of the commits.
+    private func deleteBesideSaves(_ doomed: [String], _ store: CheckpointStore) throws -> (seconds: Double, commits: TimeBenchReport.Spread) {
+        let saver = try scratch.open()
+        defer { saver.close() }
+        let outcome = Lock<Result<Double, any Error>?>(nil)
+        let thread = PlainThread {
+            let result = Result {
+                try seconds {
+                    for start in stride(from: 0, to: doomed.count, by: 128) { _ = try store.delete(Array(doomed[start..<min(start + 128, doomed.count)])) }
+                }
+            }
+            outcome.withLock { $0 = result }
+        }
+        guard let thread else { throw StoreError(.busy, "the system has no thread for the bench", remedy: "End other programs.") }
+        var commits: [Double] = []
+        let saves = Result {
+            while outcome.withLock({ $0 == nil }) {
+                let writer = try saver.begin("beside-\(commits.count)", options: WriterOptions(parallelism: 1))
+                commits.append(try seconds { try writer.commit() })
+            }
+        }
+        thread.join()
+        try saves.get()
+        return (try outcome.withLock { $0 }?.get() ?? 0, .init(commits))
     }
 
     private func bareMedium(_ report: inout TimeBenchReport) throws {

@@ -64,7 +64,7 @@ struct Forest {
     }
 
     /// One checkpoint with random changes; the second region is now and then taken over, left out or made longer or shorter.
-    private mutating func save(_ number: Int, over parent: Int?, on store: CheckpointStore) throws {
+    mutating func save(_ number: Int, over parent: Int?, on store: CheckpointStore) throws {
         var content = parent.map { contents[$0] } ?? [:]
         let options = WriterOptions(parallelism: 1)
         let writer = try store.begin("\(number)", parent: parent.map(String.init), options: options)
