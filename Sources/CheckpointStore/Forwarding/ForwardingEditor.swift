@@ -94,6 +94,19 @@ final class ForwardingEditor {
         emptied.append(table)
     }
 
+    /// Has tables that stand in the wanted segments written anew. Reads the leaves of the tree, and those tables.
+    func rewrite(_ wanted: inout NodeRewriting) throws(StoreError) {
+        try tree.forEach(from: []) { key, value throws(StoreError) in
+            let named = try store.forwardingTable(key, value)
+            guard wanted.segments.contains(named.pointer.segment) else { return true }
+            let isRead = try wanted.unlessDamaged { _ throws(StoreError) in
+                for table in try tables(of: named.key.segment) where table.origin == named.pointer { table.isChanged = true }
+            }
+            if isRead != nil { wanted.take(named.pointer) }
+            return !wanted.isFull
+        }
+    }
+
     /// Tables whose last entry went.
     private var emptied: [EditedForwardingTable] = []
 
