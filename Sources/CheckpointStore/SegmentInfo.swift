@@ -69,6 +69,9 @@ public struct CompactionEstimate: Sendable, Hashable {
 
     /// A segment with less dead space than this is left alone.
     public static let leastDeadShare = 0.15
+    /// Segments of the catalog are left alone while what is dead in all that are worth it is less than this part of one. (Writing its nodes
+    /// anew makes others dead, on the way to them: a small catalog would be written anew each time.)
+    public static let leastDeadCatalog = 0.5
 }
 
 extension StoreInfo {
@@ -99,7 +102,10 @@ extension StoreInfo {
             let victims = segments.filter { $0.segmentClass == segmentClass && $0.isWorthMoving }
             let moved = victims.reduce(ByteCount.zero) { $0 + $1.liveBytes }
             let needed = (moved.rawValue + UInt64(geometry.segmentSize) - 1) / UInt64(geometry.segmentSize)
-            guard needed < UInt64(victims.count) else { continue }
+            let dead = victims.reduce(ByteCount.zero) { $0 + $1.deadBytes }
+            let isTooLittle =
+                segmentClass == .catalog && Double(dead.rawValue) < CompactionEstimate.leastDeadCatalog * Double(geometry.segmentSize)
+            guard needed < UInt64(victims.count), !isTooLittle else { continue }
             estimate.victimSegments += victims.count
             estimate.movedBytes += moved
             estimate.gainedSegments += victims.count - Int(needed)

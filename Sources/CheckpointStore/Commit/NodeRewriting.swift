@@ -65,7 +65,7 @@ extension CommitTransaction {
         var pending = [TablePlace(pointer: root, level: base.geometry.tableDepth, first: SegmentIndex(UInt64(0)), isOnTheWay: false)]
         while let place = pending.popLast(), !wanted.isFull || place.isOnTheWay {
             let isWanted = wanted.segments.contains(place.pointer.segment)
-            let children = try wanted.unlessDamaged { wanted throws(StoreError) -> [TablePlace] in
+            let below = try wanted.unlessDamaged { wanted throws(StoreError) -> [TablePlace] in
                 guard place.level > 0 else {
                     guard isWanted || place.isOnTheWay else { return [] }
                     // Read now, so that damage is found here and not by the commit.
@@ -75,9 +75,9 @@ extension CommitTransaction {
                 }
                 return try children(of: place, isWanted: isWanted)
             }
-            guard let children else { continue }
+            guard let below else { continue }
             if isWanted { wanted.take(place.pointer) }
-            pending += children.reversed()
+            pending += below.reversed()
         }
         return leaves
     }

@@ -70,7 +70,8 @@ final class CatalogRound {
             guard wanted.count > 0 else { return nil }
             let slot = try transaction.finish()
             store.adopt(slot)
-            let after = try wanted.segments.reduce(0) { sum, segment throws(StoreError) in sum + UInt64(try transaction.table.entry(segment).live) }
+            var after: UInt64 = 0
+            for segment in wanted.segments { after += UInt64(try transaction.table.entry(segment).live) }
             // Counts that never come to 0, or nodes that can't be reached, must not keep this going.
             isComplete = after == 0 || after >= before
             freed = transaction.freedCatalogSegments

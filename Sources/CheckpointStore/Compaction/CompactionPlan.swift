@@ -51,6 +51,14 @@ struct CompactionPlan {
         /// Bytes that are to be copied.
         var plannedBytes: ByteCount { victims.reduce(.zero) { $0 + $1.liveBytes } }
 
+        /// Dead bytes of the victims.
+        fileprivate var gain: ByteCount { use.usedBytes - projected.usedBytes }
+
+        fileprivate mutating func leaveAlone() {
+            victims = []
+            projected = use
+        }
+
         fileprivate mutating func add(_ victim: Victim, isFixed: Bool, _ options: CompactionOptions) {
             use.usedBytes += ByteCount(UInt64(victim.entry.committedLength))
             use.liveBytes += victim.liveBytes
@@ -82,6 +90,7 @@ struct CompactionPlan {
         }
         content.choose(options)
         catalog.choose(options)
+        if Double(catalog.gain.rawValue) < CompactionEstimate.leastDeadCatalog * Double(slot.geometry.segmentSize) { catalog.leaveAlone() }
     }
 }
 

@@ -99,10 +99,9 @@ final class ForwardingEditor {
         try tree.forEach(from: []) { key, value throws(StoreError) in
             let named = try store.forwardingTable(key, value)
             guard wanted.segments.contains(named.pointer.segment) else { return true }
-            let isRead = try wanted.unlessDamaged { _ throws(StoreError) in
-                for table in try tables(of: named.key.segment) where table.origin == named.pointer { table.isChanged = true }
-            }
-            if isRead != nil { wanted.take(named.pointer) }
+            guard let tables = try wanted.unlessDamaged({ _ throws(StoreError) in try tables(of: named.key.segment) }) else { return true }
+            for table in tables where table.origin == named.pointer { table.isChanged = true }
+            wanted.take(named.pointer)
             return !wanted.isFull
         }
     }
