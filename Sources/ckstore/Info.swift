@@ -14,7 +14,8 @@ struct Info: ParsableCommand {
             reach. Dead space comes back when its segments are freed: by deleting what still lives in them, or by compacting them.
 
             Segments hold blocks of one class: pages (runs), what leads to them (index), or what leads to checkpoints (catalog). \
-            Headers and padding count as dead.
+            Headers and padding count as dead. The catalog's newest segment, where commits append, is mostly dead as a rule, and \
+            is not compacted.
 
             Example:
               ckstore info vm.ck

@@ -19,6 +19,8 @@ final class CompactionRound {
     private let queue: WriteQueue
     private var victims: [Victim]
     private var live = LiveBlocks()
+    /// Victims whose claims this round holds. One that is free is given up at once, and may be anybody's from then on.
+    private var claimed: Set<SegmentIndex> = []
     private(set) var report: CompactionReport
 
     /// Blocks that a round keeps in mind at once, about 130 bytes each.
@@ -46,13 +48,12 @@ final class CompactionRound {
     /// - Throws: what ends compaction; the report says what was done before.
     func run() throws(StoreError) {
         defer { queue.close() }
-        var claimed: [SegmentIndex] = []
-        defer { store.unclaim(claimed) }
+        defer { store.unclaim(claimed.sorted()) }
         for victim in victims where try store.lockClaim(victim.segment) || store.has(.compactsWithoutClaims) {
-            claimed.append(victim.segment)
+            claimed.insert(victim.segment)
         }
         report.skippedSegments += victims.count - claimed.count
-        try lookAround(claimed)
+        try lookAround(victims.map(\.segment).filter(claimed.contains))
         try emptyAll()
     }
 
@@ -131,8 +132,8 @@ final class CompactionRound {
         if !uses.isEmpty { do { try onMedium { () throws(MediumError) in try store.medium.flush() } } catch { throw store.fail(error) } }
         var done = CompactionReport()
         var freed: [SegmentIndex] = []
-        try store.underReclaimLock { () throws(StoreError) in
-            let generation = try store.commit { transaction throws(StoreError) in
+        let generation = try store.underReclaimLock { () throws(StoreError) in
+            try store.commit { transaction throws(StoreError) in
                 transaction.mayUseReserve = true
                 var counted: [SegmentIndex: UInt32] = [:]
                 for victim in batch {
@@ -149,15 +150,24 @@ final class CompactionRound {
                 }
                 return transaction.generation
             }
-            // One more generation makes this one old enough for what it freed to be used again.
-            try store.advanceGeneration(beyond: generation)
         }
+        // It is durable, whatever happens to the space that it freed.
         done.freedSegments = freed.count
         done.commits = 1
         report.add(done)
         pace.didFree(freed.count)
+        try giveBack(freed, generation)
+    }
+
+    /// Makes what was freed usable again, and gives it back to the medium.
+    private func giveBack(_ freed: [SegmentIndex], _ generation: Generation) throws(StoreError) {
+        defer {
+            claimed.subtract(freed)
+            store.unclaim(freed)
+        }
+        // One more generation makes this one old enough for what it freed to be used again.
+        try store.advanceGeneration(beyond: generation)
         try store.discard(freed)
-        store.unclaim(freed)
     }
 
     /// What was moved of a victim; nil when it must stay.
