@@ -128,8 +128,10 @@ final class CompactionRound {
     private func commit(
         _ batch: ArraySlice<Victim>, _ outcomes: [SegmentIndex: MoveOutcome], _ uses: [SegmentUse]
     ) throws(StoreError) {
-        // The commit's own flush covers it; but others would wait for that.
-        if !uses.isEmpty { do { try onMedium { () throws(MediumError) in try store.medium.flush() } } catch { throw store.fail(error) } }
+        // The commit's own flush covers it; but others would wait for that when it is much.
+        if uses.reduce(0, { $0 + $1.committedLength - $1.firstOffset }) > CheckpointStore.smallCommitBytes {
+            do { try onMedium { () throws(MediumError) in try store.medium.flush() } } catch { throw store.fail(error) }
+        }
         var done = CompactionReport()
         var freed: [SegmentIndex] = []
         let generation = try store.underReclaimLock { () throws(StoreError) in
