@@ -107,7 +107,8 @@ extension CheckpointStore {
             }
             for (index, entry) in leaf.entries.enumerated() where entry.isUsed {
                 let segment = SegmentIndex(number + UInt64(index))
-                let summary = SegmentInfo(segment, entry, reachableBytes: reachable[segment] ?? 0)
+                let summary = SegmentInfo(
+                    segment, entry, reachableBytes: reachable[segment] ?? 0, catalogSegment: slot.catalogSegment)
                 committed += UInt64(entry.committedLength)
                 if entry.segmentClass == .catalog { info.catalogBytes += summary.liveBytes }
                 info.segments.append(summary)

@@ -110,5 +110,5 @@ extension CheckpointStore {
         return prepared.map { CheckpointInfo($0.record, generation: generation) }
     }
 
-    private static let smallCommitBytes = 4 << 20
+    static let smallCommitBytes = 4 << 20
 }

@@ -17,6 +17,8 @@ public struct SegmentInfo: Sendable, Hashable {
     public var lastWriter: CheckpointID?
     /// The generation that wrote here last, of class `catalog`.
     public var lastGeneration: Generation?
+    /// Whether commits append here now, of class `catalog`: compaction leaves that one as it is.
+    public var isAppendedTo: Bool
 
     /// Committed bytes that nothing reaches; headers, commit records and padding count as such.
     public var deadBytes: ByteCount { committedBytes - liveBytes }
@@ -25,8 +27,10 @@ public struct SegmentInfo: Sendable, Hashable {
         committedBytes > .zero ? Double(liveBytes.rawValue) / Double(committedBytes.rawValue) : 0
     }
 
-    /// - Parameter reachableBytes: what a walk through the trees found here; not used for the catalog, whose entry counts bytes.
-    init(_ segment: SegmentIndex, _ entry: SegmentEntry, reachableBytes: UInt64) {
+    /// - Parameters:
+    ///   - reachableBytes: what a walk through the trees found here; not used for the catalog, whose entry counts bytes.
+    ///   - catalogSegment: where commits append.
+    init(_ segment: SegmentIndex, _ entry: SegmentEntry, reachableBytes: UInt64, catalogSegment: SegmentIndex?) {
         guard let segmentClass = entry.segmentClass else { preconditionFailure("a used segment has a class") }
         self.segment = segment
         self.segmentClass = segmentClass
@@ -34,6 +38,7 @@ public struct SegmentInfo: Sendable, Hashable {
         let isCatalog = segmentClass == .catalog
         let live = isCatalog ? UInt64(entry.live) * UInt64(blockAlignment) : reachableBytes
         liveBytes = min(ByteCount(live), committedBytes)
+        isAppendedTo = segment == catalogSegment
         lastWriter = isCatalog ? nil : CheckpointID(entry.birth.rawValue)
         lastGeneration = isCatalog ? Generation(entry.birth.rawValue) : nil
     }
@@ -64,6 +69,9 @@ public struct CompactionEstimate: Sendable, Hashable {
 
     /// A segment with less dead space than this is left alone.
     public static let leastDeadShare = 0.15
+    /// Segments of the catalog are left alone while what is dead in all that are worth it is less than this part of one. (Writing its nodes
+    /// anew makes others dead, on the way to them: a small catalog would be written anew each time.)
+    public static let leastDeadCatalog = 0.5
 }
 
 extension StoreInfo {
@@ -90,11 +98,14 @@ extension StoreInfo {
     /// moved fills whole segments.
     public var compaction: CompactionEstimate {
         var estimate = CompactionEstimate(victimSegments: 0, movedBytes: .zero, gainedSegments: 0, gainedBytes: .zero)
-        for segmentClass in [SegmentClass.runs, .index] {
+        for segmentClass in SegmentClass.allCases {
             let victims = segments.filter { $0.segmentClass == segmentClass && $0.isWorthMoving }
             let moved = victims.reduce(ByteCount.zero) { $0 + $1.liveBytes }
             let needed = (moved.rawValue + UInt64(geometry.segmentSize) - 1) / UInt64(geometry.segmentSize)
-            guard needed < UInt64(victims.count) else { continue }
+            let dead = victims.reduce(ByteCount.zero) { $0 + $1.deadBytes }
+            let isTooLittle =
+                segmentClass == .catalog && Double(dead.rawValue) < CompactionEstimate.leastDeadCatalog * Double(geometry.segmentSize)
+            guard needed < UInt64(victims.count), !isTooLittle else { continue }
             estimate.victimSegments += victims.count
             estimate.movedBytes += moved
             estimate.gainedSegments += victims.count - Int(needed)
@@ -106,6 +117,6 @@ extension StoreInfo {
 
 extension SegmentInfo {
     fileprivate var isWorthMoving: Bool {
-        segmentClass != .catalog && Double(deadBytes.rawValue) >= CompactionEstimate.leastDeadShare * Double(committedBytes.rawValue)
+        !isAppendedTo && Double(deadBytes.rawValue) >= CompactionEstimate.leastDeadShare * Double(committedBytes.rawValue)
     }
 }

@@ -12,7 +12,9 @@ struct Compact: ParsableCommand {
         discussion: """
             Deleting frees segments in which nothing lives any more. What lives in mostly dead ones is moved together \
             here, and they are freed, until the store takes no more than --target times what lives in it. Checkpoints \
-            stay as they are; others can read, save and delete meanwhile. Works on a full store too.
+            stay as they are; others can read, save and delete meanwhile. Works on a full store too. The catalog (what leads \
+            to checkpoints, segments and moved blocks) is looked at by itself: what still counts in its mostly dead segments \
+            is written anew where commits append.
 
             What is free and still takes space on the medium is given back: what a reader of an older state kept when it \
             was freed, or what an interrupted save left behind. What is still being read stays until the next time.
@@ -97,9 +99,15 @@ struct Compact: ParsableCommand {
         var usedBytesBefore: UInt64
         var usedBytesAfter: UInt64
         var liveBytes: UInt64
+        /// The same for the segments of the catalog.
+        var catalogBytesBefore: UInt64
+        var catalogBytesAfter: UInt64
+        var catalogLiveBytes: UInt64
         var movedBytes: UInt64
         var movedBlocks: Int
         var rewrittenRuns: Int
+        /// Of the moved blocks, those of the catalog.
+        var rewrittenNodes: Int
         var freedSegments: Int
         var freedBytes: UInt64
         /// What the medium got back, of these and of segments that were free before.
@@ -118,9 +126,13 @@ struct Compact: ParsableCommand {
             usedBytesBefore = report.before.usedBytes.rawValue
             usedBytesAfter = report.after.usedBytes.rawValue
             liveBytes = report.after.liveBytes.rawValue
+            catalogBytesBefore = report.catalogBefore.usedBytes.rawValue
+            catalogBytesAfter = report.catalogAfter.usedBytes.rawValue
+            catalogLiveBytes = report.catalogAfter.liveBytes.rawValue
             movedBytes = report.movedBytes.rawValue
             movedBlocks = report.movedBlocks
             rewrittenRuns = report.rewrittenRuns
+            rewrittenNodes = report.rewrittenNodes
             freedSegments = report.freedSegments
             freedBytes = UInt64(report.freedSegments) * UInt64(store.geometry.segmentSize)
             givenBackBytes = report.givenBackBytes.rawValue
@@ -131,11 +143,15 @@ struct Compact: ParsableCommand {
         }
 
         var summary: String {
-            let sizes = "\(readable(ByteCount(usedBytesBefore))) before, \(readable(ByteCount(usedBytesAfter))) after, \(readable(ByteCount(liveBytes))) live"
+            func sizes(_ before: UInt64, _ after: UInt64, _ live: UInt64) -> String {
+                "\(readable(ByteCount(before))) before, \(readable(ByteCount(after))) after, \(readable(ByteCount(live))) live"
+            }
+            var all = sizes(usedBytesBefore, usedBytesAfter, liveBytes)
+            if catalogBytesBefore != catalogBytesAfter { all += "; catalog " + sizes(catalogBytesBefore, catalogBytesAfter, catalogLiveBytes) }
             let (moved, freed) = (readable(ByteCount(movedBytes)), counted(freedSegments, "segment"))
             let given = readable(ByteCount(givenBackBytes))
-            if isDryRun { return "\(medium): would move \(moved) and free \(freed) (\(sizes)), and give back \(given) that is free already\n" }
-            return "\(medium): moved \(moved), freed \(freed) (\(sizes)), gave back \(given)\(wasInterrupted ? "; interrupted" : "")\n"
+            if isDryRun { return "\(medium): would move \(moved) and free \(freed) (\(all)), and give back \(given) that is free already\n" }
+            return "\(medium): moved \(moved), freed \(freed) (\(all)), gave back \(given)\(wasInterrupted ? "; interrupted" : "")\n"
         }
     }
 }

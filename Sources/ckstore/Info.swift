@@ -17,7 +17,8 @@ struct Info: ParsableCommand {
             committed. `ckstore compact` gives it back, and so does the next deletion.
 
             Segments hold blocks of one class: pages (runs), what leads to them (index), or what leads to checkpoints (catalog). \
-            Headers and padding count as dead.
+            Headers and padding count as dead. The catalog's newest segment, where commits append, is mostly dead as a rule, and \
+            is not compacted.
 
             Example:
               ckstore info vm.ck

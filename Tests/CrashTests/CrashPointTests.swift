@@ -123,6 +123,24 @@ struct CrashProgramme: Sendable {
         #expect(report.isReplay || report.imageCount > (ProgrammeSize.isQuick ? 200 : 5_000))
     }
 
+    @Test func `compacting a catalog of many checkpoints survives a power cut`() async throws {
+        let report = try await onPlainThread {
+            let base = BaseStore.crowded
+            let store = try CheckpointStore.open(FaultMedium(base.device.fork()), environment: testEnvironment(seed: 4))
+            let rewritten = try store.compactAll().rewrittenNodes
+            store.close()
+            guard rewritten > 3 else { throw Mismatch("\(rewritten) nodes were old: nothing to crash") }
+            // Many checkpoints take long to check: not every subset of the writes.
+            var plan = Self.plan(random: 120)
+            plan.exhaustiveModes = [.none, .all, .prefix, .dropOne]
+            let programme = CrashProgramme(name: "crowded", plan: plan, base: base, recoveryPeriod: ProgrammeSize.recoveryPeriod)
+            let workloads: [[StoreOperation]] = [[.compact], [.delete, .compact], [.compact, .saveIncremental], [.compact, .delete]]
+            return try programme.explore(ProgrammeSize.isQuick ? Array(workloads.prefix(1)) : workloads)
+        }
+        print("crash points of a crowded catalog: \(report)")
+        #expect(report.isReplay || report.imageCount > (ProgrammeSize.isQuick ? 50 : 500))
+    }
+
     @Test func `branches, deletions in any order and names that move survive a power cut`() async throws {
         let report = try await onPlainThread {
             let programme = CrashProgramme(name: "branching", plan: Self.plan(random: 120), recoveryPeriod: ProgrammeSize.recoveryPeriod)

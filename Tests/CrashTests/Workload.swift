@@ -43,9 +43,17 @@ struct StoreModel: Sendable {
     /// Names that move, and the checkpoints that they lead to.
     var references: [String: String] = [:]
     var serial = 0
+    /// How long names are, so that few of them fill a node of the catalog.
+    var nameLength = 0
     var random: SeededGenerator
 
     init(seed: UInt64) { random = SeededGenerator(seed: seed) }
+
+    /// The name of the checkpoint that was made last.
+    var newName: String {
+        let number = String(serial)
+        return "c" + String(repeating: "0", count: max(0, nameLength - 1 - number.utf8.count)) + number
+    }
 
     /// Those that no name keeps from being deleted, oldest first.
     var deletable: [String] { order.filter { references[StoreModel.movedName] != $0 } }
@@ -185,7 +193,7 @@ struct Step: Sendable {
     private mutating func add(_ save: Save, _ regions: ModelCheckpoint) {
         after.serial += 1
         var save = save
-        save.name = "c\(after.serial)"
+        save.name = after.newName
         saves.append(save)
         enter(save.name, regions, over: save.parent)
     }
@@ -218,12 +226,14 @@ struct BaseStore: Sendable {
     static let young = make(seed: 1, rounds: 0)
     /// Twice around the slot ring, with segments that were freed and used again.
     static let old = make(seed: 2, rounds: 9)
+    /// With so many checkpoints of long names that nodes of the catalog stay where they were long ago.
+    static let crowded = make(seed: 3, rounds: 1, crowd: 50)
 
-    static func make(seed: UInt64, rounds: Int, size: ByteCount = .mebibytes(4)) -> BaseStore {
-        do { return try made(seed: seed, rounds: rounds, size: size) } catch { preconditionFailure("no base store: \(error)") }
+    static func make(seed: UInt64, rounds: Int, crowd: Int = 0, size: ByteCount = .mebibytes(4)) -> BaseStore {
+        do { return try made(seed: seed, rounds: rounds, crowd: crowd, size: size) } catch { preconditionFailure("no base store: \(error)") }
     }
 
-    private static func made(seed: UInt64, rounds: Int, size: ByteCount) throws -> BaseStore {
+    private static func made(seed: UInt64, rounds: Int, crowd: Int, size: ByteCount) throws -> BaseStore {
         let device = SimulatedDevice(size: size)
         let store = try CheckpointStore.create(
             on: FaultMedium(device), options: CreateOptions(segmentSize: .kibibytes(128)),
@@ -234,6 +244,8 @@ struct BaseStore: Sendable {
             try step.perform(on: store)
             model = step.after
         }
+        if crowd > 0 { model.nameLength = 250 }
+        for _ in 0..<crowd { try run(.saveEmpty) }
         for operation in [.saveFull, .saveFull, .saveIncremental] as [StoreOperation] { try run(operation) }
         for _ in 0..<rounds {
             try run(.saveFull)

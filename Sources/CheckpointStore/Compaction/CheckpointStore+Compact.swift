@@ -29,37 +29,75 @@ extension CheckpointStore {
     }
 
     private func move(_ options: CompactionOptions) throws(StoreError) -> CompactionReport {
+        let plan = try registeredPlan(options)
         var report = CompactionReport()
+        report.before = plan.content.use
+        report.catalogBefore = plan.catalog.use
+        guard !options.isDryRun else { return Self.projection(of: plan, report) }
         let pace = Pace(options, medium: medium.name)
-        var isFirst = true
+        try compactContent(options, pace, &report)
+        if !report.wasCancelled {
+            let freed = report.freedSegments
+            let obstacle = report.obstacle
+            try compactCatalog(options, pace, &report)
+            // What was freed there may be the room that was missing before.
+            if obstacle?.code == .noSpace, report.freedSegments > freed, !report.wasCancelled {
+                report.obstacle = nil
+                try compactContent(options, pace, &report)
+            }
+        }
+        let end = try registeredPlan(options)
+        report.after = end.content.use
+        report.catalogAfter = end.catalog.use
+        return report
+    }
+
+    /// What a dry run says.
+    private static func projection(of plan: CompactionPlan, _ report: CompactionReport) -> CompactionReport {
+        var report = report
+        report.after = plan.content.projected
+        report.catalogAfter = plan.catalog.projected
+        report.movedBytes = plan.content.plannedBytes + plan.catalog.plannedBytes
+        report.freedSegments = plan.content.victims.count + plan.catalog.victims.count
+        return report
+    }
+
+    /// Empties segments of page runs and index, in rounds, until there is nothing more to win.
+    private func compactContent(_ options: CompactionOptions, _ pace: Pace, _ report: inout CompactionReport) throws(StoreError) {
         while true {
             let plan = try registeredPlan(options)
-            if isFirst { report.before = plan.use }
-            report.after = plan.use
-            isFirst = false
-            if options.isDryRun {
-                report.after = plan.projected
-                report.movedBytes = plan.plannedBytes
-                report.freedSegments = plan.victims.count
-                return report
-            }
-            guard !plan.victims.isEmpty else { return report }
-            pace.plan(plan.plannedBytes)
-            let round = CompactionRound(self, options, plan.victims, pace, report)
-            do throws(StoreError) {
-                try round.run()
-            } catch {
-                report = round.report
-                guard error.code != .storeFailed else { throw error }
-                if error.code == .cancelled { report.wasCancelled = true } else { report.obstacle = error }
-                report.after = try registeredPlan(options).use
-                return report
-            }
+            guard !plan.content.victims.isEmpty else { return }
+            pace.plan(plan.content.plannedBytes + plan.catalog.plannedBytes)
+            let round = CompactionRound(self, options, plan.content.victims, pace, report)
+            let obstacle = try Self.end { () throws(StoreError) in try round.run() }
+            // What is left can't be moved now: damaged, in use, or changing all the time.
             let isDone = round.report.freedSegments == report.freedSegments
             report = round.report
-            // What is left can't be moved now: damaged, in use, or changing all the time.
-            if isDone { return report }
+            if let obstacle { report.end(obstacle) }
+            if isDone || obstacle != nil { return }
         }
+    }
+
+    /// Empties segments of the catalog, once: the commits that do this make others a little deader.
+    private func compactCatalog(_ options: CompactionOptions, _ pace: Pace, _ report: inout CompactionReport) throws(StoreError) {
+        let plan = try registeredPlan(options)
+        guard !plan.catalog.victims.isEmpty else { return }
+        pace.plan(plan.catalog.plannedBytes)
+        let round = CatalogRound(self, options, plan.catalog.victims, pace, report)
+        let obstacle = try Self.end { () throws(StoreError) in try round.run() }
+        report = round.report
+        if let obstacle { report.end(obstacle) }
+    }
+
+    /// Runs `body`. Returns what ended it before it was done.
+    ///
+    /// - Throws: what makes the handle unusable.
+    private static func end(_ body: () throws(StoreError) -> Void) throws(StoreError) -> StoreError? {
+        do throws(StoreError) { try body() } catch {
+            guard error.code != .storeFailed else { throw error }
+            return error
+        }
+        return nil
     }
 
     /// The plan for the newest generation.
@@ -67,5 +105,12 @@ extension CheckpointStore {
         let slot = try register()
         defer { unregister(slot.generation) }
         return try CompactionPlan(self, slot, options)
+    }
+}
+
+extension CompactionReport {
+    /// Notes what ended it; the first obstacle is the one to tell.
+    fileprivate mutating func end(_ error: StoreError) {
+        if error.code == .cancelled { wasCancelled = true } else { obstacle = obstacle ?? error }
     }
 }

@@ -6,7 +6,8 @@ import Units
 
 /// How a store is compacted.
 public struct CompactionOptions: Sendable {
-    /// How much space page runs and the index may take for each byte of them that lives: compaction ends there. At least 1.
+    /// How much space page runs and the index may take for each byte of them that lives: compaction ends there. At least 1. The same
+    /// goes for the catalog (what leads to checkpoints and segments), by itself.
     public var targetAmplification: Double
     /// Segments with a smaller dead share are left alone: moving what lives in them costs more than it frees. Above 0, at most 1.
     public var minimumDeadShare: Double
@@ -53,7 +54,7 @@ public struct CompactionProgress: Sendable {
     public var freedSegments: Int
 }
 
-/// What a store's segments of page runs and index take, and what of that lives.
+/// What segments take, and what of that lives.
 public struct SpaceUse: Sendable, Equatable {
     /// Bytes up to the end of what was written in each used segment.
     public var usedBytes = ByteCount.zero
@@ -72,14 +73,20 @@ public struct CompactionReport: Sendable {
     /// Nothing was done.
     public init() {}
 
-    /// Before and after.
+    /// The segments of page runs and index, before and after.
     public var before = SpaceUse()
     public var after = SpaceUse()
+    /// The segments of the catalog, before and after. The one that commits append to is among them, and is never emptied.
+    public var catalogBefore = SpaceUse()
+    public var catalogAfter = SpaceUse()
     /// Bytes that were copied for what was committed, and the blocks among them.
     public var movedBytes = ByteCount.zero
     public var movedBlocks = 0
     /// Runs that were written anew without their dead pages; part of `movedBlocks`.
     public var rewrittenRuns = 0
+    /// Nodes of the catalog, tables of segments and of moved blocks included, that stood in the catalog's segments; part of
+    /// `movedBlocks`.
+    public var rewrittenNodes = 0
     /// Segments that became free.
     public var freedSegments = 0
     /// Bytes that the medium got back: of these, and of segments that had become free before and could not be given back then, since

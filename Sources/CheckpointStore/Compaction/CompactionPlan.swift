@@ -11,7 +11,10 @@ struct Victim: Sendable {
     /// Its entry when that was last looked at.
     var entry: SegmentEntry
 
-    var deadShare: Double { entry.written == 0 ? 1 : 1 - Double(min(entry.live, entry.written)) / Double(entry.written) }
+    var deadShare: Double {
+        guard entry.segmentClass != .catalog else { return 1 - Double(liveBytes.rawValue) / Double(max(1, entry.committedLength)) }
+        return entry.written == 0 ? 1 : 1 - Double(min(entry.live, entry.written)) / Double(entry.written)
+    }
     /// About how many of its bytes live.
     var liveBytes: ByteCount { entry.liveBytes }
     /// No fewer than the blocks that live in it: runs have a page or more, others some units of 64 bytes.
@@ -19,8 +22,10 @@ struct Victim: Sendable {
 }
 
 extension SegmentEntry {
-    /// About how many of the bytes written to a segment live: as large a share of them as of the pages or units that were counted.
+    /// About how many of the bytes written to a segment live: as large a share of them as of the pages or units that were counted. Of
+    /// the catalog's: just how many, since commits pad what they write there to whole units, and what is moved is packed closely.
     var liveBytes: ByteCount {
+        if segmentClass == .catalog { return ByteCount(min(UInt64(live) * UInt64(blockAlignment), UInt64(committedLength))) }
         guard written > 0 else { return .zero }
         return ByteCount(UInt64(Double(committedLength) * Double(min(live, written)) / Double(written)))
     }
@@ -28,34 +33,65 @@ extension SegmentEntry {
 
 /// What emptying segments can win.
 struct CompactionPlan {
-    var use = SpaceUse()
-    /// The deadest first.
-    var victims: [Victim] = []
-    /// What will be in use when all victims are free.
-    var projected = SpaceUse()
+    /// Page runs and index.
+    private(set) var content = Part()
+    /// The catalog: segments of class 3.
+    private(set) var catalog = Part()
 
-    /// Reads the whole segment table of `slot`.
-    init(_ store: CheckpointStore, _ slot: Slot, _ options: CompactionOptions) throws(StoreError) {
-        var candidates: [Victim] = []
-        try store.forEachUsedSegment(slot) { segment, entry in
-            guard entry.segmentClass != .catalog else { return }
-            use.usedBytes += ByteCount(UInt64(entry.committedLength))
-            use.liveBytes += entry.liveBytes
-            let victim = Victim(segment: segment, entry: entry)
-            if victim.deadShare >= options.minimumDeadShare { candidates.append(victim) }
+    /// Segments that are emptied by one rule.
+    struct Part {
+        var use = SpaceUse()
+        /// The deadest first.
+        var victims: [Victim] = []
+        /// What will be in use when all victims are free.
+        var projected = SpaceUse()
+
+        fileprivate var candidates: [Victim] = []
+
+        /// Bytes that are to be copied.
+        var plannedBytes: ByteCount { victims.reduce(.zero) { $0 + $1.liveBytes } }
+
+        /// Dead bytes of the victims.
+        fileprivate var gain: ByteCount { use.usedBytes - projected.usedBytes }
+
+        fileprivate mutating func leaveAlone() {
+            victims = []
+            projected = use
         }
-        candidates.sort { ($1.deadShare, $0.segment) < ($0.deadShare, $1.segment) }
-        projected = use
-        for victim in candidates {
-            // What is dead as a whole costs nothing: it is freed in any case.
-            guard victim.entry.live == 0 || projected.amplification > options.targetAmplification else { continue }
-            victims.append(victim)
-            projected.usedBytes = projected.usedBytes - ByteCount(UInt64(victim.entry.committedLength)) + victim.liveBytes
+
+        fileprivate mutating func add(_ victim: Victim, isFixed: Bool, _ options: CompactionOptions) {
+            use.usedBytes += ByteCount(UInt64(victim.entry.committedLength))
+            use.liveBytes += victim.liveBytes
+            if !isFixed, victim.deadShare >= options.minimumDeadShare { candidates.append(victim) }
+        }
+
+        fileprivate mutating func choose(_ options: CompactionOptions) {
+            candidates.sort { ($1.deadShare, $0.segment) < ($0.deadShare, $1.segment) }
+            projected = use
+            for victim in candidates {
+                // What is dead as a whole costs nothing: it is freed in any case.
+                guard victim.entry.live == 0 || projected.amplification > options.targetAmplification else { continue }
+                victims.append(victim)
+                projected.usedBytes = projected.usedBytes - ByteCount(UInt64(victim.entry.committedLength)) + victim.liveBytes
+            }
+            candidates = []
         }
     }
 
-    /// Bytes that are to be copied.
-    var plannedBytes: ByteCount { victims.reduce(.zero) { $0 + $1.liveBytes } }
+    /// Reads the whole segment table of `slot`.
+    init(_ store: CheckpointStore, _ slot: Slot, _ options: CompactionOptions) throws(StoreError) {
+        try store.forEachUsedSegment(slot) { segment, entry in
+            let victim = Victim(segment: segment, entry: entry)
+            if entry.segmentClass == .catalog {
+                catalog.add(victim, isFixed: segment == slot.catalogSegment, options)
+            } else {
+                content.add(victim, isFixed: false, options)
+            }
+        }
+        content.choose(options)
+        catalog.choose(options)
+        if Double(catalog.gain.rawValue) < CompactionEstimate.leastDeadCatalog * Double(slot.geometry.segmentSize) { catalog.leaveAlone() }
+    }
 }
 
 extension CheckpointStore {

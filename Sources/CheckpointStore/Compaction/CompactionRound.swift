@@ -11,7 +11,7 @@ import StoreFormat
 import Threading
 import Units
 
-/// Empties the victims of one plan. Confined to one thread; moving is spread over several.
+/// Empties the victims of one plan. Confined to one thread; copying goes on beside it.
 final class CompactionRound {
     private let store: CheckpointStore
     private let options: CompactionOptions
@@ -19,6 +19,8 @@ final class CompactionRound {
     private let queue: WriteQueue
     private var victims: [Victim]
     private var live = LiveBlocks()
+    /// Victims whose claims this round holds. One that is free is given up at once, and may be anybody's from then on.
+    private var claimed: Set<SegmentIndex> = []
     private(set) var report: CompactionReport
 
     /// Blocks that a round keeps in mind at once, about 130 bytes each.
@@ -46,13 +48,12 @@ final class CompactionRound {
     /// - Throws: what ends compaction; the report says what was done before.
     func run() throws(StoreError) {
         defer { queue.close() }
-        var claimed: [SegmentIndex] = []
-        defer { store.unclaim(claimed) }
+        defer { store.unclaim(claimed.sorted()) }
         for victim in victims where try store.lockClaim(victim.segment) || store.has(.compactsWithoutClaims) {
-            claimed.append(victim.segment)
+            claimed.insert(victim.segment)
         }
         report.skippedSegments += victims.count - claimed.count
-        try lookAround(claimed)
+        try lookAround(victims.map(\.segment).filter(claimed.contains))
         try emptyAll()
     }
 
@@ -74,18 +75,41 @@ final class CompactionRound {
     private func emptyAll() throws(StoreError) {
         var rest = victims[...]
         var budget = options.batchBytes
-        while !rest.isEmpty {
-            try pace.checkNotCancelled()
-            let batch = Self.batch(rest, budget)
+        // Copied while the one before it is committed.
+        var next: CompactionBatch?
+        defer { next?.drop() }
+        while let batch = next ?? makeBatch(rest, budget, isAhead: false) {
+            next = nil
             do throws(StoreError) {
-                try empty(batch)
-                rest = rest.dropFirst(batch.count)
+                defer { batch.drop() }
+                try pace.checkNotCancelled()
+                let copied = try batch.copy()
+                if mayCopyAhead, budget == options.batchBytes {
+                    next = makeBatch(rest.dropFirst(batch.victims.count), budget, isAhead: true)
+                    next?.begin()
+                }
+                try commit(batch.victims, copied.outcomes, copied.uses)
+                rest = rest.dropFirst(batch.victims.count)
+                batch.drop()
+                store.remember(copied.uses)
             } catch {
-                // Where there is little room, a smaller batch may free enough for the next.
-                guard error.code == .noSpace, batch.count > 1 else { throw error }
+                // Where there is little room, a smaller batch may free enough for the next; and so may the one before, now committed.
+                guard error.code == .noSpace, batch.victims.count > 1 || batch.isAhead else { throw error }
+                next?.drop()
+                next = nil
                 budget = ByteCount(UInt64(1))
             }
         }
+    }
+
+    /// One thread does everything in one order.
+    private var mayCopyAhead: Bool { options.parallelism > 1 }
+
+    /// Nil when there is no victim left.
+    private func makeBatch(_ victims: ArraySlice<Victim>, _ budget: ByteCount, isAhead: Bool) -> CompactionBatch? {
+        guard !victims.isEmpty else { return nil }
+        return CompactionBatch(
+            Self.batch(victims, budget), live.blocks, isAhead: isAhead, store: store, parallelism: options.parallelism, queue: queue, pace: pace)
     }
 
     /// Victims with about `budget` bytes that live, one at least.
@@ -100,55 +124,18 @@ final class CompactionRound {
 
     // MARK: a batch
 
-    /// What moving a batch came to.
-    private struct Moved: Sendable {
-        var outcomes: [SegmentIndex: MoveOutcome] = [:]
-    }
-
-    private func empty(_ batch: ArraySlice<Victim>) throws(StoreError) {
-        let id = store.environment.newID()
-        let movers = Lock<[BlockMover]>([])
-        let moved = Lock(Moved())
-        defer {
-            for mover in movers.withLock({ $0 }) {
-                mover.abandon()
-                store.release(mover.claims)
-            }
-        }
-        try move(batch, id, movers, moved)
-        var uses: [SegmentUse] = []
-        for mover in movers.withLock({ $0 }) { uses += try mover.finish() }
-        try queue.drain()
-        // The commit's own flush covers it; but others would wait for that.
-        if !uses.isEmpty { do { try onMedium { () throws(MediumError) in try store.medium.flush() } } catch { throw store.fail(error) } }
-        try commit(batch, moved.withLock { $0.outcomes }, uses)
-        store.remember(uses)
-    }
-
-    private func move(
-        _ batch: ArraySlice<Victim>, _ id: CheckpointID, _ movers: Lock<[BlockMover]>, _ moved: Lock<Moved>
-    ) throws(StoreError) {
-        let live = live.blocks
-        let rest = Lock(batch)
-        let (store, queue, pace) = (store, queue, pace)
-        try inParallel(workers: max(1, min(options.parallelism, batch.count))) { (_: Int) throws(StoreError) in
-            let mover = BlockMover(store: store, id: id, queue: queue, pace: pace)
-            movers.withLock { $0.append(mover) }
-            while let victim = rest.withLock({ $0.popFirst() }) {
-                let outcome = try mover.move(live[victim.segment] ?? [])
-                moved.withLock { $0.outcomes[victim.segment] = outcome }
-            }
-        }
-    }
-
-    /// Makes the moves count and frees the victims, all in one generation; then gives their space back.
+    /// Makes the moves durable, makes them count and frees the victims, all in one generation; then gives their space back.
     private func commit(
         _ batch: ArraySlice<Victim>, _ outcomes: [SegmentIndex: MoveOutcome], _ uses: [SegmentUse]
     ) throws(StoreError) {
+        // The commit's own flush covers it; but others would wait for that when it is much.
+        if uses.reduce(0, { $0 + $1.committedLength - $1.firstOffset }) > CheckpointStore.smallCommitBytes {
+            do { try onMedium { () throws(MediumError) in try store.medium.flush() } } catch { throw store.fail(error) }
+        }
         var done = CompactionReport()
         var freed: [SegmentIndex] = []
-        try store.underReclaimLock { () throws(StoreError) in
-            let generation = try store.commit { transaction throws(StoreError) in
+        let generation = try store.underReclaimLock { () throws(StoreError) in
+            try store.commit { transaction throws(StoreError) in
                 transaction.mayUseReserve = true
                 var counted: [SegmentIndex: UInt32] = [:]
                 for victim in batch {
@@ -165,15 +152,24 @@ final class CompactionRound {
                 }
                 return transaction.generation
             }
-            // One more generation makes this one old enough for what it freed to be used again.
-            try store.advanceGeneration(beyond: generation)
         }
+        // It is durable, whatever happens to the space that it freed.
         done.freedSegments = freed.count
         done.commits = 1
         report.add(done)
         pace.didFree(freed.count)
+        try giveBack(freed, generation)
+    }
+
+    /// Makes what was freed usable again, and gives it back to the medium.
+    private func giveBack(_ freed: [SegmentIndex], _ generation: Generation) throws(StoreError) {
+        defer {
+            claimed.subtract(freed)
+            store.unclaim(freed)
+        }
+        // One more generation makes this one old enough for what it freed to be used again.
+        try store.advanceGeneration(beyond: generation)
         report.givenBackBytes += try store.discard(freed)
-        store.unclaim(freed)
     }
 
     /// What was moved of a victim; nil when it must stay.

@@ -94,6 +94,18 @@ final class ForwardingEditor {
         emptied.append(table)
     }
 
+    /// Has tables that stand in the wanted segments written anew. Reads the leaves of the tree, and those tables.
+    func rewrite(_ wanted: inout NodeRewriting) throws(StoreError) {
+        try tree.forEach(from: []) { key, value throws(StoreError) in
+            let named = try store.forwardingTable(key, value)
+            guard wanted.segments.contains(named.pointer.segment) else { return true }
+            guard let tables = try wanted.unlessDamaged({ _ throws(StoreError) in try tables(of: named.key.segment) }) else { return true }
+            for table in tables where table.origin == named.pointer { table.isChanged = true }
+            wanted.take(named.pointer)
+            return !wanted.isFull
+        }
+    }
+
     /// Tables whose last entry went.
     private var emptied: [EditedForwardingTable] = []
 

@@ -54,7 +54,8 @@ extension CheckpointStore {
         return table
     }
 
-    private func forwardingTable(_ key: [UInt8], _ value: [UInt8]) throws(StoreError) -> ForwardingTableRef {
+    /// An entry of the tree.
+    func forwardingTable(_ key: [UInt8], _ value: [UInt8]) throws(StoreError) -> ForwardingTableRef {
         guard let key = ForwardingKey(key), let pointer = unsafe try? BlockPointer.decode(value.span.bytes) else {
             preconditionFailure("decoding a node checks its keys and values")
         }

@@ -17,17 +17,21 @@ struct TimeBench: ParsableCommand {
             which old ones are deleted, and counts what the store takes for what is alive in it. The scratch store is removed at the end, \
             and nothing that was there before is touched without --force.
 
+            With --only-compaction nothing but compaction is measured, in rounds, each beside copying as many bytes on the same medium: a \
+            checkpoint of which every other run is dead is compacted. That takes a minute or two.
+
             The memory is real memory of this system, as for `ckstore bench`, or a file's with --image.
 
             Example:
               ckstore bench-time bench.ck
               ckstore bench-time bench.ck --size 1G --checkpoints 1000
               ckstore bench-time ram:bench --size 64M --checkpoints 10000 --json
+              ckstore bench-time bench.ck --only-compaction --rounds 7
             """)
 
     @OptionGroup var target: StoreArgument
     @Option(
-        help: ArgumentHelp("How much memory a checkpoint has (default 256M; with --image, all of it).", valueName: "size"),
+        help: ArgumentHelp("How much memory a checkpoint has (default 256M, 1G with --only-compaction; with --image, all of it).", valueName: "size"),
         transform: { try Size(parsing: $0) })
     var size: Size?
     @Option(help: ArgumentHelp("Save this file's content: memory of a guest or process.", valueName: "file"), completion: .file())
@@ -38,6 +42,10 @@ struct TimeBench: ParsableCommand {
     var dirty = 1.0
     @Option(help: ArgumentHelp("Days of hourly checkpoints with deletions; 0: none.", valueName: "n"))
     var days = 30
+    @Flag(help: "Measure compaction beside copying, and nothing else.")
+    var onlyCompaction = false
+    @Option(help: ArgumentHelp("With --only-compaction: how often.", valueName: "n"))
+    var rounds = 5
     @Flag(help: "Replace what is on the medium.")
     var force = false
     @Flag(help: "Leave the store of the many checkpoints there (with --days 0).")
@@ -55,6 +63,8 @@ struct TimeBench: ParsableCommand {
         if let size, !(Self.smallest...Self.largest).contains(size.bytes) {
             throw ValidationError("--size is \(size.bytes) bytes; it can be 16M to 64G.")
         }
+        if !(1...100).contains(rounds) { throw ValidationError("--rounds is \(rounds); it can be 1 to 100.") }
+        if keep, onlyCompaction { throw ValidationError("--only-compaction leaves nothing that is worth keeping.") }
         if keep, days > 0 { throw ValidationError("--keep keeps the store of the many checkpoints; give --days 0 with it.") }
     }
 
@@ -62,13 +72,14 @@ struct TimeBench: ParsableCommand {
         Interruption.begin()
         let say = sayer()
         let image = try self.image.map { try BenchImage.load($0, limit: size?.bytes) }
-            ?? BenchImage.build(size: size?.bytes ?? .mebibytes(256), say: say)
+            ?? BenchImage.build(size: size?.bytes ?? .mebibytes(onlyCompaction ? 1024 : 256), say: say)
         say("packing the image")
         let units = try BenchUnits(image)
         let scratch = try BenchScratch(target.store, size: mediumSize(image, units), force: force)
-        let report: TimeBenchReport
+        let report: any Encodable
+        let text: String
         do {
-            report = try measure(image, units, scratch, say)
+            (report, text) = try measure(image, units, scratch, say)
         } catch {
             // The first error is the one to tell.
             if !keep { try? scratch.remove() }
@@ -76,11 +87,13 @@ struct TimeBench: ParsableCommand {
         }
         if keep { scratch.keepStore() } else { try scratch.remove() }
         if output.showsProgress { standardError("\r\u{1B}[K") }
-        try output.report(report, summary: report.text)
+        try output.report(report, summary: text)
     }
 
     /// Room for every checkpoint as it would be without compression, its index, re-packed pages, and the full ones at each mark.
     private func mediumSize(_ image: BenchImage, _ units: BenchUnits) -> ByteCount {
+        // Two checkpoints, the second with half of it, and room to move as much.
+        if onlyCompaction { return ByteCount(units.packedSpan * 3).roundedUp(to: 2 << 20) + .mebibytes(256) }
         let changed = Double(image.memory.count) * dirty / 100
         let chain = Double(checkpoints + TimeBenchRun.extraCheckpoints(checkpoints)) * (changed * 2.2 + 64 * 1024)
         let full = Double(units.packedSpan) * Double(2 + TimeBenchRun.fullSaves(checkpoints)) * 1.1
@@ -90,6 +103,18 @@ struct TimeBench: ParsableCommand {
     }
 
     private func measure(
+        _ image: BenchImage, _ units: BenchUnits, _ scratch: BenchScratch, _ say: @escaping (String) -> Void
+    ) throws -> (report: any Encodable, text: String) {
+        guard !onlyCompaction else {
+            let bench = TimeBenchCompaction(scratch: scratch, image: image, units: units, threads: jobs.value, rounds: rounds, say: say)
+            let report = try bench.measure()
+            return (report, report.text)
+        }
+        let report = try age(image, units, scratch, say)
+        return (report, report.text)
+    }
+
+    private func age(
         _ image: BenchImage, _ units: BenchUnits, _ scratch: BenchScratch, _ say: @escaping (String) -> Void
     ) throws -> TimeBenchReport {
         var report = TimeBenchReport(medium: target.store.description, dirtyPercent: dirty, threads: jobs.value, image: image, units: units)

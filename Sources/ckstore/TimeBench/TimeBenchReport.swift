@@ -114,8 +114,14 @@ struct TimeBenchReport: Encodable {
         self.threads = threads
         imageBytes = image.memory.count
         mediumWriteBytes = units.packedSpan
+        self.image = .init(image, units)
+    }
+}
+
+extension BenchReport.Image {
+    init(_ image: BenchImage, _ units: BenchUnits) {
         let nonZero = units.nonZeroPages * pageSize
-        self.image = .init(
+        self.init(
             source: image.source, lengthBytes: image.memory.count, nonZeroBytes: nonZero,
             compressionRatio: Double(nonZero) / Double(max(units.packedBytes, 1)))
     }
