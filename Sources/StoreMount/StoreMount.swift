@@ -1,7 +1,8 @@
 // A store as a file system: every checkpoint a folder, every region a file in it.
 //
 // Invariants:
-// - Nothing can be changed, whatever a file may be opened for; what is read has been verified on the way, and damage is an I/O error, never other bytes.
+// - Nothing can be changed, whatever a file may be opened for; what is read has been verified on the way, and damage is an I/O error,
+//   never other bytes.
 // - The generation that is shown stays registered as long as it is shown, those of open files as long as these are open: what is
 //   deleted meanwhile stays readable here, and its space is not used again before.
 // - When `wait` returns, the file system is off and nothing of it is left.

@@ -32,7 +32,8 @@ struct Mount: ParsableCommand {
 
             With --private-writes programs can open regions of memory for reading and writing and map them privately: what they write \
             is in their own memory, and gone with them. QEMU needs that for `share=off` main memory, which is else refused with \
-            "Read-only file system". Changes, and mappings that share them, are refused as before; only the table of mounts says `rw`.
+            "Read-only file system". Changes, and mappings that share them, are refused as before; only the table of mounts says `rw`. \
+            QEMU 8.2 and later do without: share=off,readonly=on,rom=off.
 
             Example:
               ckstore mount vm.ck /mnt/vm
