@@ -182,7 +182,9 @@ let package = Package(
 
         .testTarget(
             name: "StoreMountTests",
-            dependencies: ["StoreMount", "CheckpointStore", "StoreTesting", "FaultHarness", "QEMUTesting", "QMP", "Media", "Units"],
+            dependencies: [
+                "StoreMount", "CheckpointStore", "CheckpointCore", "MigrationStream", "StoreTesting", "FaultHarness", "QEMUTesting", "QMP", "Media", "Units",
+            ],
             swiftSettings: strict),
         .testTarget(name: "MediaTests", dependencies: ["Media", "Units"], swiftSettings: strict),
         .testTarget(

@@ -24,7 +24,7 @@ PAGE = 4096
 SPAN = 512
 PREAMBLE = struct.Struct("<8sII16s")
 HEADER = struct.Struct("<4sB3sQIIQ16s")
-LIMITS = {1: 40 + 8 * 4096, 2: 64 + 65536, 3: 16 + 4 * 256 + 10 * 512 + SPAN * PAGE, 4: 24, 5: 32, 6: 24}
+LIMITS = {1: 40 + 8 * 4096, 2: 64 + 2 * 65536, 3: 16 + 4 * 256 + 10 * 512 + SPAN * PAGE, 4: 24, 5: 32, 6: 24}
 KINDS = {1: "memory", 2: "disk", 3: "state"}
 
 
@@ -122,7 +122,7 @@ def parse_start(raw):
 
 def parse_checkpoint(raw):
     cursor = Cursor(raw)
-    number, parent, created, base, base_created, start_region, label_count, name_length, start_page, region_count, _ = cursor.fields(
+    number, parent, created, base, base_created, start_region, label_count, name_length, start_page, region_count, reference_count = cursor.fields(
         "QQQQQIHHQII")
     need(number != 0 and number not in (parent, base), "a checkpoint that is its own parent or base")
     need(region_count <= 4096 and start_region <= region_count and start_page % SPAN == 0, "a start or regions that can't be")
@@ -144,10 +144,19 @@ def parse_checkpoint(raw):
         need(stored <= page_count(region), "a region with more pages than it has")
         regions.append(region)
     need(ascending([region["name"] for region in regions]), "regions out of order")
+    references, left = [], 65536
+    for _ in range(reference_count):
+        (length,) = cursor.fields("H")
+        left -= 2 + length
+        need(left >= 0, "more names than there can be")
+        references.append(cursor.text(length))
+        check_name(references[-1])
+        need(references[-1] not in ("latest", name) and not references[-1].startswith("ckstore.receiving."), "a name that can't be one that moves")
+    need(ascending(references), "names that move out of order")
     cursor.end()
     return {
         "id": number, "parent": parent, "created": created, "base": base, "baseCreated": base_created,
-        "start": (start_region, start_page), "name": name, "labels": labels, "regions": regions}
+        "start": (start_region, start_page), "name": name, "labels": labels, "regions": regions, "references": references}
 
 
 def page_count(region):
@@ -236,6 +245,7 @@ def read(file, target):
                 {
                     "id": f"{current['id']:016x}", "parent": f"{current['parent']:016x}", "base": f"{current['base']:016x}",
                     "name": current["name"], "created": current["created"], "labels": dict(current["labels"]),
+                    "references": current["references"],
                     "start": list(current["start"]), "regions": current["regions"], "writtenPages": totals[0], "zeroedPages": totals[1],
                     "dataFrames": totals[2]})
         elif kind == 6:

@@ -3,6 +3,7 @@
 #include "cstoremount.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <fuse_lowlevel.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -37,6 +38,13 @@ static void on_init(void *context, struct fuse_conn_info *connection) {
     connection->want &= ~(unsigned)(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
     /* Attributes always come with names: they cost nothing here, and asking for them one by one a great deal. */
     connection->want &= ~(unsigned)FUSE_CAP_READDIRPLUS_AUTO;
+    /* A program that writes must be told at once, and one that maps memory must not share what it writes: the kernel keeps nothing
+     * that was written, and asks before it cuts a file. */
+    connection->want &= ~(unsigned)FUSE_CAP_WRITEBACK_CACHE;
+#ifdef FUSE_CAP_DIRECT_IO_ALLOW_MMAP
+    connection->want &= ~(unsigned)FUSE_CAP_DIRECT_IO_ALLOW_MMAP;
+#endif
+    connection->want |= connection->capable & FUSE_CAP_ATOMIC_O_TRUNC;
     connection->want |= connection->capable &
                         (FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS);
     connection->max_background = 64;
@@ -59,10 +67,16 @@ static void on_readlink(fuse_req_t request, fuse_ino_t inode) {
     handler->read_link(handler->context, wrapped(request), inode);
 }
 
+/* A file that is opened just for writing, or to be cut or appended to, is going to be changed: said now, not when it is too late to do
+ * something else. */
 static void on_open(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info) {
-    (void)info;
     struct ck_mount_handler *handler = handler_of(request);
-    handler->open_file(handler->context, wrapped(request), inode);
+    int access = info->flags & O_ACCMODE;
+    bool is_for_change = (access != O_RDONLY && access != O_RDWR) || info->flags & O_TRUNC || (access == O_RDWR && info->flags & O_APPEND);
+    if (is_for_change)
+        fuse_reply_err(request, EROFS);
+    else
+        handler->open_file(handler->context, wrapped(request), inode, access == O_RDWR);
 }
 
 static void on_release(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info) {
@@ -121,8 +135,8 @@ static void on_statfs(fuse_req_t request, fuse_ino_t inode) {
     handler->space(handler->context, wrapped(request));
 }
 
-/* Without functions that write: the kernel refuses those itself on a file system that is mounted read-only. */
-static const struct fuse_lowlevel_ops operations = {
+/* The kernel refuses changes itself on a file system that is mounted read-only; for others see ck_refuse_changes. */
+static const struct fuse_lowlevel_ops reading_operations = {
     .init = on_init,
     .lookup = on_lookup,
     .getattr = on_getattr,
@@ -138,13 +152,15 @@ static const struct fuse_lowlevel_ops operations = {
     .statfs = on_statfs,
 };
 
-/* The options of the mount; a comma or backslash in the source's name is escaped. */
+/* The options of the mount. Where files can be opened for writing, their modes would keep those who may read from that: who may look in
+ * at all, which the kernel checks, may do all that can be done. A comma or backslash in the source's name is escaped. */
 static char *option_text(const struct ck_mount_options *options) {
-    static const char fixed[] = "ro,nosuid,nodev,noexec,default_permissions,subtype=ckstore,";
+    static const char fixed[] = "nosuid,nodev,noexec,subtype=ckstore,";
     size_t length = strlen(options->source);
     char *text = malloc(sizeof fixed + 2 * length + 64);
     if (!text) return NULL;
-    char *end = text + sprintf(text, "%s%sfsname=", fixed, options->allows_others ? "allow_other," : "");
+    char *end = text + sprintf(text, "%s%s%sfsname=", options->private_writes ? "" : "ro,default_permissions,", fixed,
+                               options->allows_others ? "allow_other," : "");
     for (size_t i = 0; i < length; i++) {
         if (options->source[i] == ',' || options->source[i] == '\\') *end++ = '\\';
         *end++ = options->source[i];
@@ -162,6 +178,8 @@ static int open_session(struct ck_mount *mount, const struct ck_mount_options *o
                      ? -ENOMEM
                      : 0;
     if (!status) {
+        struct fuse_lowlevel_ops operations = reading_operations;
+        if (options->private_writes) ck_refuse_changes(&operations);
         mount->session = fuse_session_new(&arguments, &operations, sizeof operations, mount);
         if (!mount->session) status = -EINVAL;
     }

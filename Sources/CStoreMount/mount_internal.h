@@ -14,4 +14,9 @@ struct ck_mount {
     bool others;
 };
 
+struct fuse_lowlevel_ops;
+
+/* Sets the functions that change something: all of them refuse to, as a read-only file system does. */
+void ck_refuse_changes(struct fuse_lowlevel_ops *operations);
+
 #endif

@@ -65,8 +65,11 @@ void ck_reply_attributes(struct ck_request *request, const struct ck_node *node)
 
 void ck_reply_link(struct ck_request *request, const char *target) { fuse_reply_readlink(unwrapped(request), target); }
 
-void ck_reply_file(struct ck_request *request, uint64_t handle, bool is_constant) {
-    struct fuse_file_info info = {.fh = handle, .keep_cache = is_constant, .direct_io = !is_constant, .noflush = 1};
+void ck_reply_file(struct ck_request *request, uint64_t handle, enum ck_caching caching) {
+    /* Of a file with direct I/O the kernel makes no mapping that is shared, since the connection does not allow those; a private one
+     * goes through the page cache as ever. */
+    struct fuse_file_info info = {
+        .fh = handle, .keep_cache = caching != CK_CACHE_NONE, .direct_io = caching != CK_CACHE_KEEP, .noflush = 1};
     fuse_reply_open(unwrapped(request), &info);
 }
 

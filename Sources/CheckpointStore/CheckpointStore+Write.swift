@@ -84,9 +84,10 @@ extension CheckpointStore {
         try commit(writers, as: [:])
     }
 
-    /// The same, with an identity of their own for those that are to have one.
+    /// The same, with an identity of their own for those that are to have one, and what else the commit is to do once they are there.
     func commit(
-        _ writers: [CheckpointWriter], as identities: [CheckpointID: CheckpointIdentity]
+        _ writers: [CheckpointWriter], as identities: [CheckpointID: CheckpointIdentity],
+        then more: (CommitTransaction) throws(StoreError) -> Void = { _ in }
     ) throws(StoreError) -> [CheckpointInfo] {
         precondition(writers.allSatisfy { $0.store === self }, "all writers must be of this store")
         defer { for writer in writers { writer.endUncommitted() } }
@@ -104,6 +105,7 @@ extension CheckpointStore {
                 try transaction.add(one.record, at: one.pointer, over: writer.parentID, references: one.references)
                 for use in one.uses { try transaction.append(use) }
             }
+            try more(transaction)
             return transaction.generation
         }
         for (writer, one) in zip(writers, prepared) { writer.didCommit(one.uses) }

@@ -3,7 +3,9 @@
 // Invariants:
 // - Each checkpoint goes as a stream of its own and is durable in the target before the next one starts.
 // - When it is interrupted, what has come of the one under way is kept, and the next run goes on from there.
-// - At the source a checkpoint is deleted only when the target has it, durable, under its id.
+// - At the source a checkpoint is deleted only when the target has it, durable, under its id, and no name there keeps it.
+// - Names that move lead in the target where they lead in the source once all checkpoints of the pass are there; what has such a name in the
+//   target for something else keeps it.
 
 import CheckpointStore
 import Glibc
@@ -13,8 +15,10 @@ import Units
 
 /// How stores are brought up to each other.
 public struct SyncOptions: Sendable {
-    /// As many of the newest checkpoints stay at the source, the others are deleted there; nil: all stay.
+    /// As many of the newest checkpoints stay at the source, and those that names lead to; the others are deleted there. nil: all stay.
     public var keptAtSource: Int?
+    /// Names that move come along, but for `latest`, which each store moves itself.
+    public var setsReferences: Bool
     /// How much comes between two steps that make durable what has come.
     public var stepBytes: ByteCount
     public var parallelism: Int
@@ -25,11 +29,13 @@ public struct SyncOptions: Sendable {
     public var cancellation: StreamCancellation?
 
     public init(
-        keptAtSource: Int? = nil, stepBytes: ByteCount = .mebibytes(256), parallelism: Int = WriterOptions.defaultParallelism,
+        keptAtSource: Int? = nil, setsReferences: Bool = true, stepBytes: ByteCount = .mebibytes(256),
+        parallelism: Int = WriterOptions.defaultParallelism,
         event: (@Sendable (SyncEvent) -> Void)? = nil, progress: (@Sendable (ByteCount) -> Void)? = nil, cancellation: StreamCancellation? = nil
     ) {
         precondition(keptAtSource ?? 0 >= 0 && parallelism >= 1)
         self.keptAtSource = keptAtSource
+        self.setsReferences = setsReferences
         self.stepBytes = stepBytes
         self.parallelism = parallelism
         self.event = event
@@ -44,6 +50,8 @@ public enum SyncEvent: Sendable {
     case began(SendItem)
     /// It is durable in the target.
     case copied(SendItem, ReceiveReport)
+    /// A name has been set or moved in the target, or kept out; not told of those that led there before.
+    case named(ReferenceAdoption)
     /// It is gone at the source.
     case deletedAtSource(CheckpointInfo)
 }
@@ -52,6 +60,8 @@ public enum SyncEvent: Sendable {
 public struct SyncReport: Sendable {
     /// Checkpoints that the target got.
     public var copied: [CheckpointInfo] = []
+    /// What became of each name of the source that leads to a checkpoint that the target has.
+    public var references: [ReferenceAdoption] = []
     /// Those that were deleted at the source.
     public var deleted: [CheckpointInfo] = []
     /// Pages with content, and bytes of the streams.
@@ -60,8 +70,9 @@ public struct SyncReport: Sendable {
 }
 
 extension CheckpointStore {
-    /// Copies what `target` lacks, parents first, and deletes at this store what `options` let go. One pass; blocks.
+    /// Copies what `target` lacks, parents first, has its names follow, and deletes at this store what `options` let go. One pass; blocks.
     ///
+    /// Names that only the target has stay: they may be its own.
     /// - Throws: what sending and receiving throw: `.exists` when another checkpoint of the target has the name of one of the source's.
     ///   What was copied before is there.
     public func copyCheckpoints(to target: CheckpointStore, options: SyncOptions = SyncOptions()) throws(StoreError) -> SyncReport {
@@ -85,8 +96,22 @@ extension CheckpointStore {
             report.streamBytes += received.streamBytes
             options.event?(.copied(item, received))
         }
+        if options.setsReferences {
+            report.references = try copyReferences(of: source, to: target)
+            for adoption in report.references where adoption.outcome != .unchanged { options.event?(.named(adoption)) }
+        }
         if let kept = options.keptAtSource { report.deleted = try letGo(keeping: kept, besides: target, options) }
         return report
+    }
+
+    private func copyReferences(of source: Snapshot, to target: CheckpointStore) throws(StoreError) -> [ReferenceAdoption] {
+        let there = try target.snapshot()
+        var references: [Reference] = []
+        for (id, names) in try source.userReferences() where try there.find(id) != nil {
+            references += names.map { Reference(name: $0, checkpoint: id) }
+        }
+        references.sort { Names.precedes($0.name, $1.name) }
+        return try target.adopt(references) { id throws(StoreError) in try source.find(id) != nil }
     }
 
     /// The item from where the target has it already.
@@ -98,12 +123,14 @@ extension CheckpointStore {
         return SendItem(item.checkpoint, base: found, start: part.position)
     }
 
-    /// Deletes all but the newest checkpoints that the target has.
+    /// Deletes all but the newest checkpoints that the target has, and those that names keep.
     private func letGo(keeping count: Int, besides target: CheckpointStore, _ options: SyncOptions) throws(StoreError) -> [CheckpointInfo] {
         let known = try target.snapshot()
         var deleted: [CheckpointInfo] = []
-        for info in try snapshot().checkpointsInSendingOrder().dropLast(count) {
-            guard try known.find(info.id) != nil else { continue }
+        let here = try snapshot()
+        let named = try here.userReferences()
+        for info in try here.checkpointsInSendingOrder().dropLast(count) {
+            guard named[info.id] == nil, try known.find(info.id) != nil else { continue }
             let result = try delete([info.name])
             if let obstacle = result.obstacle { throw obstacle }
             deleted.append(info)
@@ -130,7 +157,7 @@ private struct StoreCopy {
         let (source, parallelism) = (source, options.parallelism)
         let sender = PlainThread {
             do throws(StoreError) {
-                _ = try source.send([item], to: writing, options: SendOptions(parallelism: parallelism))
+                _ = try source.send([item], to: writing, options: SendOptions(parallelism: parallelism, sendsReferences: false))
             } catch { failure.withLock { $0 = error } }
             close(writing)
         }

@@ -28,7 +28,7 @@ import Glibc
 
     func answer(link target: String) { unsafe ck_reply_link(pointer, target) }
 
-    func answer(file handle: UInt64, isConstant: Bool) { unsafe ck_reply_file(pointer, handle, isConstant) }
+    func answer(file handle: UInt64, _ caching: ck_caching) { unsafe ck_reply_file(pointer, handle, caching) }
 
     func answer(folder handle: UInt64, isConstant: Bool) { unsafe ck_reply_folder(pointer, handle, isConstant) }
 

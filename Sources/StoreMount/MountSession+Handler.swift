@@ -14,7 +14,9 @@ extension MountSession {
         }
         unsafe handler.attributes = { context, request, inode in unsafe session(context).attributes(MountRequest(request!), inode) }
         unsafe handler.read_link = { context, request, inode in unsafe session(context).readLink(MountRequest(request!), inode) }
-        unsafe handler.open_file = { context, request, inode in unsafe session(context).open(MountRequest(request!), inode) }
+        unsafe handler.open_file = { context, request, inode, forWriting in
+            unsafe session(context).open(MountRequest(request!), inode, forWriting: forWriting)
+        }
         unsafe handler.close_file = { context, handle in unsafe session(context).close(handle) }
         unsafe handler.read_file = { context, request, handle, offset, size in
             unsafe session(context).read(MountRequest(request!), handle, offset, size)

@@ -83,17 +83,21 @@ final class MountSession: Sendable {
 
     // MARK: files
 
-    func open(_ request: MountRequest, _ number: UInt64) {
+    /// - Parameter forWriting: memory is opened for private mappings, of which the program has what it writes for itself. Nobody maps
+    ///   anything else to write to it: that is refused before a program relies on it.
+    func open(_ request: MountRequest, _ number: UInt64, forWriting: Bool) {
         answer(request) { () throws(StoreError) in
             guard let inode = Inode(number) else { return request.fail(ESTALE) }
             switch inode {
             case .region(let checkpoint, let index):
                 guard let folder = try tree.folder(checkpoint), index < folder.regions.count else { break }
+                guard !forWriting || folder.regions[index].kind == .memory else { return request.fail(EROFS) }
                 let handle = files.addRegion(inode) { OpenRegion(inode, folder, folder.regions[index], pages) }
-                return request.answer(file: handle, isConstant: true)
+                return request.answer(file: handle, forWriting ? CK_CACHE_PRIVATE : CK_CACHE_KEEP)
             case .description(let checkpoint):
                 guard let folder = try tree.folder(checkpoint) else { break }
-                return request.answer(file: files.add(.bytes(try folder.description())), isConstant: !tree.follows)
+                guard !forWriting else { return request.fail(EROFS) }
+                return request.answer(file: files.add(.bytes(try folder.description())), tree.follows ? CK_CACHE_NONE : CK_CACHE_KEEP)
             default: break
             }
             request.fail(ESTALE)

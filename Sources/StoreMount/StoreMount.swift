@@ -1,7 +1,8 @@
 // A store as a file system: every checkpoint a folder, every region a file in it.
 //
 // Invariants:
-// - Nothing can be written; what is read has been verified on the way, and damage is an I/O error, never other bytes.
+// - Nothing can be changed, whatever a file may be opened for; what is read has been verified on the way, and damage is an I/O error,
+//   never other bytes.
 // - The generation that is shown stays registered as long as it is shown, those of open files as long as these are open: what is
 //   deleted meanwhile stays readable here, and its space is not used again before.
 // - When `wait` returns, the file system is off and nothing of it is left.
@@ -22,6 +23,9 @@ public struct MountOptions: Sendable {
     public var allowsOthers = false
     /// Show checkpoints that are made later, and forget deleted ones. Otherwise the mount shows one generation for its life.
     public var follows = false
+    /// Lets programs open memory for writing, so that they can map it privately, as QEMU does with a machine's main memory. Nothing can be
+    /// changed all the same, though the system's table of mounts does not say that it is read-only then.
+    public var allowsPrivateWrites = false
     /// Memory for decoded pages, shared by all files.
     public var cache = ByteCount.mebibytes(256)
 
@@ -86,7 +90,8 @@ public struct MountOptions: Sendable {
         var message = [CChar](repeating: 0, count: 512)
         let status = unsafe source.withCString { source in
             unsafe point.path.withCString { path in
-                var options = unsafe ck_mount_options(source: source, path: path, allows_others: options.allowsOthers)
+                var options = unsafe ck_mount_options(
+                    source: source, path: path, allows_others: options.allowsOthers, private_writes: options.allowsPrivateWrites)
                 return unsafe ck_mount_start(&options, &handler, &result, &message, message.count)
             }
         }

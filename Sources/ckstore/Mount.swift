@@ -19,7 +19,7 @@ struct Mount: ParsableCommand {
         abstract: "Show checkpoints as folders and files, without restoring them.",
         discussion: """
             DIR gets a folder for each checkpoint, with a file for each region: memory, disks and states, readable at any offset and \
-            mappable, for any program. `checkpoint.json` in each folder is what `ckstore show --json` prints. Nothing can be written. Only \
+            mappable, for any program. `checkpoint.json` in each folder is what `ckstore show --json` prints. Nothing can be changed. Only \
             what is read is decoded; every byte is verified on the way, and what is damaged is an I/O error (the log names checkpoint, \
             region and pages). Zero pages are holes; times are those of the checkpoints.
 
@@ -30,12 +30,20 @@ struct Mount: ParsableCommand {
             back when the mount ends. With --follow it shows new checkpoints within a second, and holds the space of deleted ones only \
             while a file of theirs is open. Messages of the background process go to the system's log, or to --log.
 
+            With --private-writes programs can open regions of memory for reading and writing and map them privately: what they write \
+            is in their own memory, and gone with them. QEMU needs that for `share=off` main memory, which is else refused with \
+            "Read-only file system". Changes, and mappings that share them, are refused as before; only the table of mounts says `rw`. \
+            QEMU 8.2 and later do without: share=off,readonly=on,rom=off.
+
             Example:
               ckstore mount vm.ck /mnt/vm
               ls -l /mnt/vm/monday; strings /mnt/vm/monday/ram | grep -m1 'Linux version'
               cmp -l /mnt/vm/monday/vda /mnt/vm/tuesday/vda | head
               qemu-img convert -f raw -O qcow2 /mnt/vm/monday/vda monday.qcow2
               umount /mnt/vm
+              ckstore mount vm.ck /mnt/vm --private-writes
+              qemu-system-x86_64 -m 4G -machine q35,memory-backend=ram0 \\
+                -object memory-backend-file,id=ram0,size=4G,mem-path=/mnt/vm/monday/ram,share=off ...
             """)
 
     @OptionGroup var target: StoreArgument
@@ -49,6 +57,8 @@ struct Mount: ParsableCommand {
     var foreground = false
     @Flag(help: "Let other users look into DIR too.")
     var allowOther = false
+    @Flag(help: "Let programs map memory privately that open it for writing, as QEMU does; nothing can be changed.")
+    var privateWrites = false
     @Option(
         help: ArgumentHelp("Memory for decoded pages, shared by all files; at least 4M (default: 256M).", valueName: "size"),
         transform: { try Size(parsing: $0) })
@@ -128,6 +138,7 @@ struct Mount: ParsableCommand {
         options.checkpoint = checkpoint
         options.allowsOthers = allowOther
         options.follows = follow
+        options.allowsPrivateWrites = privateWrites
         options.cache = cache?.bytes ?? options.cache
         let mount = try StoreMount(store, options, log: log) { (snapshot, info) throws(StoreError) in try Self.describe(info, snapshot) }
         stop.set(mount)

@@ -18,6 +18,10 @@ struct Receive: ParsableCommand {
             Reads standard input, or a file. A checkpoint keeps its id, name, labels and time; it is there when all of it has come as it was \
             sent, and not at all before. A stream of changes needs the checkpoint that it is a change of.
 
+            Names that move and come with a checkpoint lead to it from the moment it is there. A name is moved only from a checkpoint that the \
+            sender knows or that has an ancestor in common with the new one; one that a checkpoint here has, or that leads to something else, is \
+            kept out and reported (exit code 1; the checkpoints are there). --no-names leaves all names as they are.
+
             When a stream is cut, what has come is kept, hidden: --status says how to go on, --discard drops it.
 
             A stream can be refused as: duplicate (the checkpoint is there), exists (another one has its name: --as), out-of-order (a stream \
@@ -37,6 +41,8 @@ struct Receive: ParsableCommand {
     var input: String?
     @Flag(help: "Pass checkpoints by that are there already.")
     var skipPresent = false
+    @Flag(help: "Set no names that move.")
+    var noNames = false
     @Option(
         help: ArgumentHelp("How much comes between two steps that make durable what has come; 256M if not given.", valueName: "size"),
         transform: { try Size(parsing: $0) })
@@ -50,7 +56,7 @@ struct Receive: ParsableCommand {
 
     func validate() throws {
         if status, discard { throw ValidationError("--status and --discard are two things.") }
-        if status || discard, input != nil || newName != nil || skipPresent || step != nil {
+        if status || discard, input != nil || newName != nil || skipPresent || noNames || step != nil {
             throw ValidationError("--status and --discard read no stream.")
         }
         if let step, step.bytes == .zero || step.bytes > .gibibytes(1 << 30) { throw ValidationError("--step is \(step.bytes) bytes.") }
@@ -64,11 +70,16 @@ struct Receive: ParsableCommand {
         if discard { return try report(dropped: try store.discardPartialCheckpoints()) }
         let progress = Progress(isShown: output.showsProgress, total: nil)
         let report = try receive(store, progress)
-        try output.report(Result(report, progress), summary: summary(report, progress))
+        let names = try report.references.map { try AdoptedName($0, in: store) }
+        try output.report(Result(report, names, progress), summary: summary(report, progress) + names.compactMap(\.line).joined())
+        for adoption in report.references {
+            if let conflict = adoption.conflict(in: store) { Failure.report("received, but \(conflict)") }
+        }
         if let obstacle = report.obstacle {
             standardError("ckstore: received, but parts of it that were kept on the way are still there: \(obstacle)\n")
             throw ExitCode(ExitStatus.code(for: obstacle))
         }
+        if names.contains(where: { $0.conflict != nil }) { throw ExitCode(ExitStatus.failed) }
     }
 
     private func receive(_ store: CheckpointStore, _ progress: Progress) throws -> ReceiveReport {
@@ -84,7 +95,8 @@ struct Receive: ParsableCommand {
         let cancellation = StreamCancellation()
         Interruption.setCancel { cancellation.cancel() }
         var options = ReceiveOptions(
-            name: newName, skipsPresent: skipPresent, parallelism: jobs.value, progress: { progress.update($0) }, cancellation: cancellation)
+            name: newName, skipsPresent: skipPresent, setsReferences: !noNames, parallelism: jobs.value,
+            progress: { progress.update($0) }, cancellation: cancellation)
         if let step { options.stepBytes = step.bytes }
         return try store.receive(from: descriptor, options: options)
     }
@@ -146,6 +158,8 @@ struct Receive: ParsableCommand {
         var origin: String
         var checkpoints: [SentCheckpoint]
         var skipped: [String]
+        /// What became of the names that came with them.
+        var names: [AdoptedName]
         var writtenPages: UInt64
         var zeroedPages: UInt64
         var streamBytes: UInt64
@@ -153,11 +167,12 @@ struct Receive: ParsableCommand {
         /// Why parts that were kept on the way are still there; absent when all is well.
         var obstacle: FailureObject?
 
-        init(_ report: ReceiveReport, _ progress: Progress) {
+        init(_ report: ReceiveReport, _ names: [AdoptedName], _ progress: Progress) {
             stream = report.stream.description
             origin = report.origin.description
             checkpoints = report.received.map(SentCheckpoint.init)
             skipped = report.skipped.map(\.description)
+            self.names = names
             writtenPages = report.writtenPages.rawValue
             zeroedPages = report.zeroedPages.rawValue
             streamBytes = report.streamBytes.rawValue

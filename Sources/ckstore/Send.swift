@@ -16,6 +16,9 @@ struct Send: ParsableCommand {
             The stream has the whole checkpoint, or with --from only what changed since one that the receiver has. It goes to standard \
             output, or to a file. What is read is verified, and every part of the stream has a checksum that the receiver holds it against.
 
+            Names that move (`ckstore name`) come with the checkpoints that they lead to, but for `latest`, which each store moves itself; \
+            --no-names leaves them out.
+
             When a stream is cut, the receiver keeps what has come and prints a token; --resume goes on from there.
 
             Example:
@@ -33,6 +36,8 @@ struct Send: ParsableCommand {
     var from: String?
     @Flag(help: "Send every checkpoint between --from and the named one, or all that the store has.")
     var all = false
+    @Flag(help: "Send no names that move.")
+    var noNames = false
     @Option(
         name: [.customShort("o"), .customLong("output")],
         help: ArgumentHelp("Write the stream to a file, which gets its name when it is complete.", valueName: "file"), completion: .file())
@@ -105,7 +110,7 @@ struct Send: ParsableCommand {
 
     private func send(_ items: [SendItem], _ snapshot: Snapshot, _ progress: Progress) throws -> SendReport {
         defer { progress.clear() }
-        let options = SendOptions(parallelism: jobs.value, progress: { progress.update($0.bytes) })
+        let options = SendOptions(parallelism: jobs.value, sendsReferences: !noNames, progress: { progress.update($0.bytes) })
         let target = try RestoreTargets.make(file, length: .zero, force: force)
         var report: SendReport?
         let write: (Int32) throws -> Void = { report = try snapshot.send(items, to: $0, options: options) }
@@ -128,6 +133,8 @@ struct Send: ParsableCommand {
     private struct Result: Encodable {
         var stream: String
         var checkpoints: [SentCheckpoint]
+        /// Names that move and went with them.
+        var names: [SentName]
         var writtenPages: UInt64
         var zeroedPages: UInt64
         var streamBytes: UInt64
@@ -141,6 +148,7 @@ struct Send: ParsableCommand {
         init(_ report: SendReport, _ progress: Progress) {
             stream = report.stream.description
             checkpoints = report.checkpoints.map(SentCheckpoint.init)
+            names = report.references.map { SentName(name: $0.name, checkpointID: $0.checkpoint.description) }
             writtenPages = report.writtenPages.rawValue
             zeroedPages = report.zeroedPages.rawValue
             streamBytes = report.streamBytes.rawValue
@@ -150,6 +158,12 @@ struct Send: ParsableCommand {
             elapsedSeconds = progress.elapsedSeconds
         }
     }
+}
+
+/// A moving name that was sent, as JSON.
+private struct SentName: Encodable {
+    var name: String
+    var checkpointID: String
 }
 
 /// A checkpoint that was sent or received, as JSON.

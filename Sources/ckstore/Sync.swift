@@ -16,8 +16,12 @@ struct Sync: ParsableCommand {
             The target gets the checkpoints that it lacks, parents first, each as a change of one that it has; they keep their ids, names, \
             labels and times. What was interrupted goes on from where it was.
 
+            Names that move (`ckstore name`) lead in the target where they lead in the source, but for `latest`, which each store moves itself. \
+            Names that only the target has stay. A name that is something else's in the target is kept out and reported (exit code 1). \
+            --no-names leaves all as they are.
+
             With --follow it goes on and copies each new checkpoint as it comes, until it is interrupted: that is how a fast store is \
-            drained into a lasting one. --keep-source N deletes at the source what the target has, but for the N newest.
+            drained into a lasting one. --keep-source N deletes at the source what the target has, but for the N newest and what names lead to.
 
             Example:
               ckstore sync vm.ck raw:/dev/sdb1
@@ -34,6 +38,8 @@ struct Sync: ParsableCommand {
     var interval: Int?
     @Option(help: ArgumentHelp("Delete at the source what the target has, but for the n newest.", valueName: "n"))
     var keepSource: Int?
+    @Flag(help: "Set no names that move.")
+    var noNames = false
     @OptionGroup var jobs: JobsOption
     @OptionGroup var output: OutputOptions
 
@@ -64,8 +70,10 @@ struct Sync: ParsableCommand {
             pause.withLock { $0 = true }
             pause.wake()
         }
+        // What was kept out is said once, however often it is looked at.
+        let told = Lock(Set<ReferenceAdoption>())
         repeat {
-            do { try pass(from, to, cancellation) } catch let error as StoreError {
+            do { try pass(from, to, cancellation, told) } catch let error as StoreError {
                 // Interrupted is how following ends.
                 guard follow, error.code == .cancelled else { throw error }
                 return
@@ -74,17 +82,22 @@ struct Sync: ParsableCommand {
         } while pause.waitFor(milliseconds: (interval ?? 2) * 1000) { $0 ? () : nil } == nil
     }
 
-    private func pass(_ from: CheckpointStore, _ to: CheckpointStore, _ cancellation: StreamCancellation) throws {
+    private func pass(
+        _ from: CheckpointStore, _ to: CheckpointStore, _ cancellation: StreamCancellation, _ told: Lock<Set<ReferenceAdoption>>
+    ) throws {
         let progress = Progress(isShown: output.showsProgress, total: nil)
         let failure = Lock<(any Error)?>(nil)
         let (json, quiet) = (output.json, output.quiet)
         let options = SyncOptions(
-            keptAtSource: keepSource, parallelism: jobs.value,
+            keptAtSource: keepSource, setsReferences: !noNames, parallelism: jobs.value,
             event: { event in
                 if case .began(let item) = event { return progress.begin(item.checkpoint.name) }
                 progress.clear()
+                if case .named(let adoption) = event, !adoption.isChange {
+                    guard told.withLock({ $0.insert(adoption).inserted }) else { return }
+                }
                 // A line that can't be written ends the work: nobody would know what is there.
-                do { try Self.report(event, json: json, quiet: quiet) } catch {
+                do { try Self.report(event, to, json: json, quiet: quiet) } catch {
                     failure.withLock { $0 = error }
                     cancellation.cancel()
                 }
@@ -98,12 +111,15 @@ struct Sync: ParsableCommand {
         guard !follow else { return }
         let elapsed = progress.elapsedSeconds
         try output.report(
-            Done(copied: report.copied.count, deleted: report.deleted.count, streamBytes: report.streamBytes.rawValue, elapsedSeconds: elapsed),
+            Done(
+                copied: report.copied.count, namesSet: report.references.count(where: \.isChange), deleted: report.deleted.count,
+                streamBytes: report.streamBytes.rawValue, elapsedSeconds: elapsed),
             summary: "\(counted(report.copied.count, "checkpoint")) copied, \(readable(report.streamBytes)) in \(oneDecimal(elapsed)) s\n")
+        if report.references.contains(where: { $0.conflict(in: to) != nil }) { throw ExitCode(ExitStatus.failed) }
     }
 
-    /// One line for each checkpoint.
-    private static func report(_ event: SyncEvent, json: Bool, quiet: Bool) throws {
+    /// One line for each checkpoint and each name.
+    private static func report(_ event: SyncEvent, _ to: CheckpointStore, json: Bool, quiet: Bool) throws {
         switch event {
         case .began: return
         case .copied(let item, let report):
@@ -113,6 +129,11 @@ struct Sync: ParsableCommand {
                 "copied \(printable(item.checkpoint.name))"
                     + (item.base.map { ", changes since \(printable($0.name))" } ?? ", in full")
                     + ": \(report.writtenPages) pages, \(readable(report.streamBytes))\n")
+        case .named(let adoption):
+            let name = try AdoptedName(adoption, in: to)
+            if let conflict = adoption.conflict(in: to) { Failure.report("\(conflict)") }
+            if json { return try StandardOutput.write(json: Named(named: name)) }
+            if !quiet, let line = name.line { try StandardOutput.write(line) }
         case .deletedAtSource(let info):
             if json { return try StandardOutput.write(json: Deleted(deletedAtSource: SentCheckpoint(info))) }
             if !quiet { try StandardOutput.write("deleted \(printable(info.name)) at the source\n") }
@@ -136,12 +157,17 @@ struct Sync: ParsableCommand {
         }
     }
 
+    private struct Named: Encodable {
+        var named: AdoptedName
+    }
+
     private struct Deleted: Encodable {
         var deletedAtSource: SentCheckpoint
     }
 
     private struct Done: Encodable {
         var copied: Int
+        var namesSet: Int
         var deleted: Int
         var streamBytes: UInt64
         var elapsedSeconds: Double

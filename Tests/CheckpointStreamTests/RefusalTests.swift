@@ -19,6 +19,7 @@ private func makeSource() throws -> Scene {
         ram.replaceSubrange(4 * pageSize..<6 * pageSize, with: makePage(&random) + makePage(&random))
         try scene.save(name, parent: parent, ["ram": (.memory, ram), "cpu": (.state, Array(name.utf8))])
     }
+    for name in ["other", "stable"] { try scene.store.setReference(name, to: "b") }
     return scene
 }
 
@@ -26,10 +27,11 @@ private func makeSource() throws -> Scene {
 private func requireRefused(
     _ target: Scene, _ bytes: [UInt8], _ code: StoreError.Code, _ options: ReceiveOptions = ReceiveOptions(parallelism: 1)
 ) throws {
-    let names = try target.store.snapshot().names()
+    let (names, references) = (try target.store.snapshot().names(), try target.references())
     guard let error = try target.refusal(bytes, options) else { throw Mismatch("not refused; should be \(code)") }
     guard error.code == code, !error.remedy.isEmpty else { throw Mismatch("\(error.code) instead of \(code): \(error)") }
     guard try target.store.snapshot().names() == names else { throw Mismatch("\(code): something is left") }
+    guard try target.references() == references else { throw Mismatch("\(code): names have moved") }
     try target.requireSound()
 }
 
@@ -151,7 +153,9 @@ private func requireRefused(
                 flipped[index] ^= 1 << UInt8(random.below(8))
                 guard let error = try target.refusal(flipped) else { throw Mismatch("byte \(index): taken") }
                 guard [.damagedStream, .notAStream].contains(error.code) else { throw Mismatch("byte \(index): \(error)") }
-                guard try target.store.snapshot().names() == ["a"] else { throw Mismatch("byte \(index): something is left") }
+                guard try target.store.snapshot().names() == ["a"] && target.references() == [:] else {
+                    throw Mismatch("byte \(index): something is left")
+                }
             }
             try target.receive(stream)
             try target.requireSame("b", as: source)
@@ -182,8 +186,9 @@ private func requireRefused(
                     let refusal = try target.refusal(Self.sealed(stream, forged))
                     if refusal == nil { taken += 1 }
                     let names = try target.store.snapshot().names()
-                    guard refusal == nil || names == ["a"] else { throw Mismatch("\(names) is left: \(refusal!)") }
-                    for name in names where name != "a" { try target.store.delete([name]) }
+                    let references = try target.references()
+                    guard refusal == nil || (names == ["a"] && references == [:]) else { throw Mismatch("\(names) is left: \(refusal!)") }
+                    for name in names where name != "a" { try target.delete([name]) }
                     if round % 100 == 0 { try target.requireSound() }
                 } catch { throw Mismatch("seed \(seed), round \(round): \(error)") }
             }

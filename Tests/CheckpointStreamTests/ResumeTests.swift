@@ -36,6 +36,7 @@ private func remaining(_ items: [SendItem], _ target: Scene) throws -> [SendItem
             ram.replaceSubrange(1100 * pageSize..<1101 * pageSize, with: [UInt8](repeating: 0, count: pageSize))
             ram.replaceSubrange(600 * pageSize..<601 * pageSize, with: [UInt8](repeating: 0, count: pageSize))
             try source.save("b", parent: "a", labels: ["k": "v"], ["cpu": (.state, [1, 2, 3]), "ram": (.memory, ram)])
+            for (name, checkpoint) in [("first", "a"), ("stable", "b"), ("weekly", "b")] { try source.store.setReference(name, to: checkpoint) }
             let items = [SendItem(try source.info("a"), base: nil), SendItem(try source.info("b"), base: try source.info("a"))]
             let stream = try source.stream(items)
             let whole = try Scene()
@@ -47,16 +48,20 @@ private func remaining(_ items: [SendItem], _ target: Scene) throws -> [SendItem
                 guard error.code == .cutStream else { throw Mismatch("cut at \(cut): \(error)") }
                 let names = try target.store.snapshot().names().filter { !Names.isPartial($0) }
                 guard names == [] || names == ["a"] else { throw Mismatch("cut at \(cut): \(names)") }
+                // Names come with their checkpoint, not before and not later.
+                let references = try target.references()
+                guard references == (names == [] ? [:] : ["first": "a"]) else { throw Mismatch("cut at \(cut): \(references)") }
                 for part in try target.parts() { kept.insert(part.position) }
                 try target.receive(try source.stream(try remaining(items, target)))
                 guard try target.store.snapshot().names() == ["a", "b"] else { throw Mismatch("cut at \(cut): a part is left") }
+                guard try target.references() == source.references() else { throw Mismatch("cut at \(cut): other names that move") }
                 for name in ["a", "b"] {
                     try target.requireSame(name, as: source)
                     guard try target.info(name).newPages == whole.info(name).newPages else { throw Mismatch("cut at \(cut): other counts") }
                     guard try target.info(name).storedBytes == whole.info(name).storedBytes else { throw Mismatch("cut at \(cut): other sizes") }
                 }
                 if cut % 200 == 0 { try target.requireSound() }
-                try target.store.delete(["a", "b"])
+                try target.delete(["a", "b"])
             }
             // Parts ended behind every frame with pages.
             #expect(kept.count >= 6, "\(kept.count)")

@@ -130,6 +130,36 @@ private func restored(_ box: Sandbox, _ store: String, _ name: String) throws ->
     }
 }
 
+@Test func `names that move go from store to store, and one that is something else's is kept out and told`() throws {
+    let (box, other) = try makeTwoStores(pages: 20)
+    try box.expect(0, "name", "set", box.store, "stable", "mon")
+    let sent = try box.expect(0, "send", box.store, "mon", "-o", box.file("mon.stream"), "--json").object()
+    #expect((sent["names"] as? [[String: Any]])?.map { $0["name"] as? String } == ["stable"])
+    #expect(try box.expect(0, "receive", other, "--input", box.file("mon.stream")).text.contains("\nstable leads to mon\n"))
+    try box.expect(0, "name", "set", box.store, "stable", "tue")
+    try box.expect(0, "name", "set", box.store, "best", "tue")
+    try box.expect(0, "save", other, "best", "--disk", "hd=\(box.write("hd", noise(9, count: 9000)))")
+    try box.expect(0, "send", box.store, "tue", "--from", "mon", "-o", box.file("tue.stream"))
+    let received = try box.expect(1, "receive", other, "--input", box.file("tue.stream"), "--json")
+    #expect(received.errors.contains("the name 'best' was not pointed at"), "\(received.errors)")
+    let names = try #require(try received.object()["names"] as? [[String: Any]])
+    #expect(names.map { $0["outcome"] as? String } == ["kept-out", "moved"] && names[1]["checkpoint"] as? String == "tue")
+    #expect((names[0]["conflict"] as? [String: Any])?["code"] as? String == "exists" && names[1]["beforeID"] != nil)
+    let listed = try box.expect(0, "name", "list", other, "--json").object()["names"] as? [[String: Any]]
+    #expect(listed?.map { "\($0["name"]!) \($0["checkpoint"]!)" } == ["latest tue", "stable tue"])
+    // The other way into an empty store: --no-names on either side, then sync.
+    let third = box.file("third.ck")
+    try box.expect(0, "create", third, "--size", "64M", "--segment", "256K")
+    try box.expect(0, "sync", box.store, third, "--no-names")
+    #expect(try box.expect(0, "name", "list", third).text.contains("stable") == false)
+    #expect(try box.expect(0, "sync", box.store, third).text.contains("stable leads to tue\n"))
+    try box.expect(0, "name", "set", box.store, "stable", "mon")
+    let lines = try box.expect(0, "sync", box.store, third, "--json").text.split(separator: "\n")
+    #expect(lines.count == 2 && lines[0].contains("\"named\"") && lines[0].contains("\"moved\"") && lines[1].contains("\"namesSet\":1"), "\(lines)")
+    #expect(try box.expect(1, "sync", box.store, other).errors.contains("the name 'best' was not pointed at"))
+    try box.expect(0, "sync", box.store, other, "--no-names")
+}
+
 @Test func `sync brings one store up to another, once and until interrupted`() throws {
     let (box, other) = try makeTwoStores(pages: 500)
     let text = try box.expect(0, "sync", box.store, other).text

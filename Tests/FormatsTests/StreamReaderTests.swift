@@ -17,6 +17,7 @@ private struct StreamListing: Decodable {
         var base: String
         var name: String
         var labels: [String: String]
+        var references: [String]
         var writtenPages: UInt64
         var zeroedPages: UInt64
     }
@@ -42,6 +43,7 @@ private func makeStream(in directory: TemporaryDirectory) throws -> (shop: Works
         RegionChange(
             name: "ram", byteLength: 2100 * 4096, changes: [.page(1, noise), .zeros(3..<4), .zeros(512..<1200), .page(1500, page)]),
         RegionChange(name: "short", kind: .disk, byteLength: 20000, changes: []))
+    for name in ["daily", "stable"] { try shop.store.setReference(name, to: "second") }
     let snapshot = try shop.store.snapshot()
     let (first, second) = (try snapshot.checkpoint(named: "first"), try snapshot.checkpoint(named: "second"))
     let path = directory.path("stream")
@@ -65,6 +67,7 @@ private func makeStream(in directory: TemporaryDirectory) throws -> (shop: Works
             #expect(listing.checkpoints.map(\.name) == ["first", "second"])
             #expect(listing.checkpoints.map(\.base) == [String(repeating: "0", count: 16), infos[0].id.description])
             #expect(listing.checkpoints[0].labels == ["k": "v"])
+            #expect(listing.checkpoints.map(\.references) == [[], ["daily", "stable"]])
             #expect(listing.checkpoints.map(\.writtenPages) == [9, 2])
             let target = directory.path("applied")
             try FileManager.default.createDirectory(atPath: target, withIntermediateDirectories: false)

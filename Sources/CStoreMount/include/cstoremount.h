@@ -1,10 +1,11 @@
-/* A read-only file system in user space, on libfuse's low-level interface: what Swift can't express of it (bit fields, tables of
- * functions, macros), and no more.
+/* A file system in user space that nobody can change, on libfuse's low-level interface: what Swift can't express of it (bit fields,
+ * tables of functions, macros), and no more.
  *
  * Invariants:
  * - Calls that can fail return a negative errno value.
  * - Every request that a handler's function is given is answered by exactly one ck_reply function, on any thread.
  * - Nothing that is handed to a reply is kept after it has returned.
+ * - Nothing that would change the file system gets as far as a handler.
  */
 #ifndef CSTOREMOUNT_H
 #define CSTOREMOUNT_H
@@ -44,7 +45,8 @@ struct ck_mount_handler {
     void (*look_up)(void *context, struct ck_request *, uint64_t folder, const char *name);
     void (*attributes)(void *context, struct ck_request *, uint64_t inode);
     void (*read_link)(void *context, struct ck_request *, uint64_t inode);
-    void (*open_file)(void *context, struct ck_request *, uint64_t inode);
+    /* `for_writing`: by a program that must be kept from sharing what it writes; only where the options allow that at all. */
+    void (*open_file)(void *context, struct ck_request *, uint64_t inode, bool for_writing);
     /* Not answered by the handler, as close_folder. */
     void (*close_file)(void *context, uint64_t handle);
     void (*read_file)(void *context, struct ck_request *, uint64_t handle, uint64_t offset, size_t size);
@@ -60,9 +62,19 @@ struct ck_mount_options {
     const char *source; /* what the table of mounts shows */
     const char *path;
     bool allows_others;
+    /* Not mounted as read-only: files may be opened for reading and writing, so that they can be mapped privately. Everything that
+     * would change something is refused here all the same. */
+    bool private_writes;
 };
 
-/* Mounts, read-only. Requests wait until threads serve them. On failure `message` has what libfuse said, perhaps nothing. */
+/* What the kernel may do with the pages of an open file. */
+enum ck_caching {
+    CK_CACHE_NONE,    /* every read comes here */
+    CK_CACHE_KEEP,    /* what it has cached stays good */
+    CK_CACHE_PRIVATE, /* that too, for private mappings; it refuses mappings that share what is written */
+};
+
+/* Mounts. Requests wait until threads serve them. On failure `message` has what libfuse said, perhaps nothing. */
 int ck_mount_start(const struct ck_mount_options *options, const struct ck_mount_handler *handler, struct ck_mount **result,
                    char *message, size_t message_room);
 /* Serves requests until the file system has been unmounted and nobody uses it any more: 0. Several threads may. */
@@ -86,8 +98,8 @@ void ck_reply_node(struct ck_request *, const struct ck_node *node);
 void ck_reply_no_name(struct ck_request *, double seconds);
 void ck_reply_attributes(struct ck_request *, const struct ck_node *node);
 void ck_reply_link(struct ck_request *, const char *target);
-/* `is_constant`: what the kernel has cached of the file stays good. Otherwise each read comes here. */
-void ck_reply_file(struct ck_request *, uint64_t handle, bool is_constant);
+void ck_reply_file(struct ck_request *, uint64_t handle, enum ck_caching caching);
+/* `is_constant`: what the kernel has cached of the folder stays good. */
 void ck_reply_folder(struct ck_request *, uint64_t handle, bool is_constant);
 void ck_reply_pieces(struct ck_request *, const struct iovec *pieces, size_t count);
 void ck_reply_offset(struct ck_request *, uint64_t offset);

@@ -13,6 +13,11 @@ public struct Reference: Sendable, Hashable {
     /// The checkpoint that it leads to.
     public var checkpoint: CheckpointID
 
+    public init(name: String, checkpoint: CheckpointID) {
+        self.name = name
+        self.checkpoint = checkpoint
+    }
+
     /// The name that every commit of checkpoints moves to the last one of them.
     public static let latest = "latest"
 }

@@ -73,4 +73,15 @@ extension CheckpointWriter {
     package func commit(as identity: CheckpointIdentity) throws(StoreError) -> CheckpointInfo {
         try store.commit([self], as: [id: identity])[0]
     }
+
+    /// The same, and points names at it that lead to it in another store, in the same commit; see `CheckpointStore.adopt`.
+    package func commit(
+        as identity: CheckpointIdentity, adopting names: [String], isKnown: @escaping (CheckpointID) throws(StoreError) -> Bool
+    ) throws(StoreError) -> (info: CheckpointInfo, names: [ReferenceAdoption]) {
+        var adopted: [ReferenceAdoption] = []
+        let info = try store.commit([self], as: [id: identity]) { transaction throws(StoreError) in
+            adopted = try transaction.adopt(names.map { Reference(name: $0, checkpoint: identity.id) }, isKnown: isKnown)
+        }[0]
+        return (info, adopted)
+    }
 }

@@ -80,10 +80,14 @@ struct CheckpointFrame {
     var name: String
     var labels: [Label]
     var regions: [Region]
+    /// Names that move and lead to it at the sender, ascending; `latest` is not among them.
+    var references: [String]
 
     static let fixedBytes = 64
+    /// How long all `references` may be together, each with its length.
+    static let mostReferenceBytes = 64 << 10
     /// A record has at most 64 KiB, with more for each region than there is here.
-    static let longest = fixedBytes + CheckpointRecord.maximumLength
+    static let longest = fixedBytes + CheckpointRecord.maximumLength + mostReferenceBytes
     private static let subject = "checkpoint frame"
 
     func encoded() -> [UInt8] {
@@ -98,7 +102,7 @@ struct CheckpointFrame {
         writer.put(UInt16(name.utf8.count))
         writer.put(start.page)
         writer.put(UInt32(regions.count))
-        writer.put(UInt32(0))
+        writer.put(UInt32(references.count))
         writer.put(name.utf8)
         for label in labels {
             writer.put(UInt16(label.key.utf8.count))
@@ -113,6 +117,10 @@ struct CheckpointFrame {
             writer.put(region.byteLength)
             writer.put(region.storedPages)
             writer.put(region.name.utf8)
+        }
+        for reference in references {
+            writer.put(UInt16(reference.utf8.count))
+            writer.put(reference.utf8)
         }
         return writer.bytes
     }
@@ -129,7 +137,8 @@ struct CheckpointFrame {
             baseCreatedNanoseconds: bytes.u64(32), start: StreamPosition(region: Int(bytes.u32(40)), page: PageIndex(bytes.u64(48))),
             name: try bytes.text(fixedBytes, count: nameLength, subject),
             labels: try labels(bytes, at: &position, count: labelCount),
-            regions: try regions(bytes, at: &position, count: regionCount))
+            regions: try regions(bytes, at: &position, count: regionCount),
+            references: try references(bytes, at: &position, count: bytes.u32(60)))
         try bytes.requireExactly(position, subject)
         try frame.checkFields()
         return frame
@@ -168,6 +177,20 @@ struct CheckpointFrame {
         return regions
     }
 
+    private static func references(_ bytes: RawSpan, at position: inout Int, count: UInt32) throws(FormatError) -> [String] {
+        var references: [String] = []
+        let start = position
+        for _ in 0..<count {
+            try bytes.require(position + 2, subject)
+            let length = Int(bytes.u16(position))
+            try bytes.require(position + 2 + length, subject)
+            references.append(try bytes.text(position + 2, count: length, subject))
+            position += 2 + length
+            try check(position - start <= mostReferenceBytes, subject, "more names than there can be")
+        }
+        return references
+    }
+
     /// The rules that its receiver builds on; what a record may have beyond them is checked when it is made.
     private func checkFields() throws(FormatError) {
         try check(id.rawValue != 0 && id != base && id != parent, Self.subject, "id 0, or its own base or parent")
@@ -176,6 +199,15 @@ struct CheckpointFrame {
         try check(labels.allSatisfy { (1...Names.maximumLength).contains($0.key.utf8.count) }, Self.subject, "a label key of a wrong length")
         for (a, b) in zip(labels, labels.dropFirst()) { try check(Names.precedes(a.key, b.key), Self.subject, "labels out of order") }
         for (a, b) in zip(regions, regions.dropFirst()) { try check(Names.precedes(a.name, b.name), Self.subject, "regions out of order") }
+        for (a, b) in zip(references, references.dropFirst()) {
+            try check(Names.precedes(a, b), Self.subject, "names that move out of order")
+        }
+        for reference in references {
+            try Names.check(reference)
+            try check(
+                !Names.isPartial(reference) && !Names.equal(reference, Reference.latest) && !Names.equal(reference, name), Self.subject,
+                "a name that can't be one that moves")
+        }
         for region in regions {
             try Names.check(region.name)
             try check(region.byteLength.rawValue <= UInt64(Int64.max), Self.subject, "a region of \(region.byteLength) bytes")

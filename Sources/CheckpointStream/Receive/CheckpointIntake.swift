@@ -112,18 +112,31 @@ final class CheckpointIntake {
 
     // MARK: ending
 
-    /// Makes the complete checkpoint visible.
-    func finish() throws(StoreError) -> (info: CheckpointInfo, totals: CheckpointEndFrame, obstacle: StoreError?) {
+    /// What a checkpoint is when it is there.
+    struct Finished {
+        var info: CheckpointInfo
+        var totals: CheckpointEndFrame
+        /// What became of the names that came with it.
+        var references: [ReferenceAdoption]
+        /// Why parts of it are still there.
+        var obstacle: StoreError?
+    }
+
+    /// Makes the complete checkpoint visible, and the names that came with it, at once.
+    func finish() throws(StoreError) -> Finished {
         guard isComplete else { throw .damagedStream("a checkpoint without its end") }
         try work.drain()
         let identity = CheckpointIdentity(
             id: frame.id, name: name, parent: frame.parent, createdNanoseconds: frame.createdNanoseconds, labels: frame.labels,
             continuesBase: continued != nil, storedPages: frame.regions.map(\.storedPages))
         isEnded = true
-        let info = try writer.commit(as: identity)
-        var obstacle: StoreError?
-        do throws(StoreError) { try store.deleteParts { $0 == frame.id } } catch { obstacle = error }
-        return (info, totals, obstacle)
+        let known = start.relatives
+        let (info, references) = try writer.commit(as: identity, adopting: options.setsReferences ? frame.references : []) {
+            known.contains($0)
+        }
+        var finished = Finished(info: info, totals: totals, references: references)
+        do throws(StoreError) { try store.deleteParts { $0 == frame.id } } catch { finished.obstacle = error }
+        return finished
     }
 
     /// Makes durable what has come, and goes on over it.

@@ -60,7 +60,13 @@ struct StreamFit {
         guard !Names.isPartial(name) else {
             throw StoreError(.invalidInput, "names that begin with \(Names.partialPrefix) are kept", remedy: "Choose another.", checkpoint: name)
         }
-        guard try snapshot.find(named: name) != nil else { return }
+        guard let known = try snapshot.find(named: name) else { return }
+        guard Names.equal(known.name, name) else {
+            throw StoreError(
+                .exists, "the name is one that moves here, and leads to \(known.name)",
+                remedy: "Receive it with another name (--as), or take the other one away (`ckstore name remove`).",
+                medium: snapshot.store.medium.name, checkpoint: name)
+        }
         throw StoreError(
             .exists, "another checkpoint has that name", remedy: "Receive it with another name (--as), or delete the other one.",
             medium: snapshot.store.medium.name, checkpoint: name)

@@ -17,6 +17,8 @@ public struct ReceiveOptions: Sendable {
     public var stepBytes: ByteCount
     /// Pass checkpoints by that are there already, instead of refusing the stream.
     public var skipsPresent: Bool
+    /// Set the names that move and come with the checkpoints, where that takes none away from something else.
+    public var setsReferences: Bool
     /// Threads that unpack and store; 1 does everything on the calling thread.
     public var parallelism: Int
     /// Called after each frame with the bytes that have come so far, by the calling thread.
@@ -25,7 +27,7 @@ public struct ReceiveOptions: Sendable {
     public var cancellation: StreamCancellation?
 
     public init(
-        name: String? = nil, stepBytes: ByteCount = .mebibytes(256), skipsPresent: Bool = false,
+        name: String? = nil, stepBytes: ByteCount = .mebibytes(256), skipsPresent: Bool = false, setsReferences: Bool = true,
         parallelism: Int = WriterOptions.defaultParallelism, progress: (@Sendable (ByteCount) -> Void)? = nil,
         cancellation: StreamCancellation? = nil
     ) {
@@ -33,6 +35,7 @@ public struct ReceiveOptions: Sendable {
         self.name = name
         self.stepBytes = stepBytes
         self.skipsPresent = skipsPresent
+        self.setsReferences = setsReferences
         self.parallelism = parallelism
         self.progress = progress
         self.cancellation = cancellation
@@ -48,6 +51,8 @@ public struct ReceiveReport: Sendable {
     public var received: [CheckpointInfo] = []
     /// Those that were there before.
     public var skipped: [CheckpointID] = []
+    /// What became of the names that came with the checkpoints, those that were there before too.
+    public var references: [ReferenceAdoption] = []
     /// Pages with content, and pages that became zero, that came in this stream.
     public var writtenPages = PageCount.zero
     public var zeroedPages = PageCount.zero
@@ -80,8 +85,8 @@ private final class StreamReceiver {
     private let small = AlignedBuffer(count: max(FrameKind.checkpoint.longestPayload, FrameKind.start.longestPayload))
     private var start: StartFrame?
     private var intake: CheckpointIntake?
-    /// The checkpoint that is passed by.
-    private var skipped: CheckpointID?
+    /// The checkpoint that is passed by, and whether its end has come.
+    private var skipped: (frame: CheckpointFrame, isComplete: Bool)?
     private var checkpointCount: UInt64 = 0
     private var report: ReceiveReport?
 
@@ -176,7 +181,7 @@ private final class StreamReceiver {
         checkpointCount += 1
         let fit = try StreamFit(store, frame, start, newName: options.name)
         if fit.isPresent, options.skipsPresent {
-            skipped = frame.id
+            skipped = (frame, false)
             return
         }
         intake = try CheckpointIntake(store, frame, start, fit, work, options)
@@ -184,26 +189,38 @@ private final class StreamReceiver {
 
     private func put(_ payload: FramePayload) throws(StoreError) {
         if let intake { return try intake.put(payload) }
-        guard skipped != nil else { throw .damagedStream("pages of no checkpoint") }
+        guard let skipped, !skipped.isComplete else { throw .damagedStream("pages of no checkpoint") }
         if payload.kind == .span { work.giveBack(payload.buffer) }
     }
 
     private func complete(_ end: CheckpointEndFrame) throws(StoreError) {
         if let intake { return try intake.complete(end) }
-        guard skipped == end.id else { throw .damagedStream("the end of a checkpoint that had not begun") }
-        skipped = nil
-        report?.skipped.append(end.id)
+        guard let passed = skipped, passed.frame.id == end.id, !passed.isComplete else {
+            throw .damagedStream("the end of a checkpoint that had not begun")
+        }
+        skipped = (passed.frame, true)
     }
 
     /// Makes the checkpoint that is complete visible, now that something has come behind it.
     private func finishIntake() throws(StoreError) {
-        guard skipped == nil else { throw .damagedStream("a checkpoint without its end") }
+        if let skipped { try pass(skipped.frame, isComplete: skipped.isComplete) }
+        skipped = nil
         guard let intake else { return }
-        let (info, totals, obstacle) = try intake.finish()
+        let finished = try intake.finish()
         self.intake = nil
-        report?.received.append(info)
-        report?.writtenPages += totals.writtenPages
-        report?.zeroedPages += totals.zeroedPages
-        if let obstacle { report?.obstacle = obstacle }
+        report?.received.append(finished.info)
+        report?.references += finished.references
+        report?.writtenPages += finished.totals.writtenPages
+        report?.zeroedPages += finished.totals.zeroedPages
+        if let obstacle = finished.obstacle { report?.obstacle = obstacle }
+    }
+
+    /// Passes a checkpoint by that was there before; its names may have moved to it since.
+    private func pass(_ frame: CheckpointFrame, isComplete: Bool) throws(StoreError) {
+        guard isComplete else { throw .damagedStream("a checkpoint without its end") }
+        report?.skipped.append(frame.id)
+        guard options.setsReferences, let start else { return }
+        let references = frame.references.map { Reference(name: $0, checkpoint: frame.id) }
+        report?.references += try store.adopt(references) { start.relatives.contains($0) }
     }
 }

@@ -41,6 +41,12 @@ extension Snapshot {
         return order
     }
 
+    /// The names that move, ascending, by the checkpoints that they lead to; without `latest`, which each store moves itself.
+    func userReferences() throws(StoreError) -> [CheckpointID: [String]] {
+        let all = try references().filter { !Names.equal($0.name, Reference.latest) }
+        return Dictionary(grouping: all, by: \.checkpoint).mapValues { $0.map(\.name) }
+    }
+
     /// Everything that is between two checkpoints of one line, the older one not included, each as a change of the one before it.
     /// - Parameter older: nil: from the first one of the line that there is, which is sent in full.
     /// - Throws: `.invalidInput` when `newer` does not descend from `older`.

@@ -24,6 +24,8 @@ public struct SendReport: Sendable {
     /// Runs that went as they are stored, and runs that had to be made.
     public var storedRuns = 0
     public var encodedRuns = 0
+    /// Names that move and were sent with their checkpoints.
+    public var references: [Reference] = []
     /// What was read of the indexes.
     public var counts = ComparisonCounts()
 }
@@ -32,17 +34,20 @@ public struct SendReport: Sendable {
 public struct SendOptions: Sendable {
     /// Threads that read and compress; 1 does everything on the calling thread.
     public var parallelism: Int
+    /// Send the names that move and lead to the checkpoints, but for `latest`, which each store moves itself.
+    public var sendsReferences: Bool
     /// Called after each frame with the pages that have gone so far, by the working threads.
     public var progress: (@Sendable (PageCount) -> Void)?
     /// Ends the work.
     public var cancellation: StreamCancellation?
 
     public init(
-        parallelism: Int = WriterOptions.defaultParallelism, progress: (@Sendable (PageCount) -> Void)? = nil,
-        cancellation: StreamCancellation? = nil
+        parallelism: Int = WriterOptions.defaultParallelism, sendsReferences: Bool = true,
+        progress: (@Sendable (PageCount) -> Void)? = nil, cancellation: StreamCancellation? = nil
     ) {
         precondition(parallelism >= 1)
         self.parallelism = parallelism
+        self.sendsReferences = sendsReferences
         self.progress = progress
         self.cancellation = cancellation
     }
@@ -55,10 +60,11 @@ extension Snapshot {
     /// - Parameters:
     ///   - items: in an order in which each one's base is there before it.
     ///   - descriptor: a pipe, file or socket; it stays open.
-    /// - Throws: `.corrupt` where the store is damaged; `.cutStream` when the receiver has ended, `.noSpace`, `.ioFailed`, `.cancelled`.
+    /// - Throws: `.corrupt` where the store is damaged; `.cutStream` when the receiver has ended, `.noSpace`, `.ioFailed`, `.cancelled`;
+    ///   `.invalidInput` when more names lead to a checkpoint than a stream can have.
     public func send(_ items: [SendItem], to descriptor: Int32, options: SendOptions = SendOptions()) throws(StoreError) -> SendReport {
         precondition(!items.isEmpty, "there is something to send")
-        let sender = StreamSender(self, StreamDescriptor(number: descriptor, cancellation: options.cancellation), options)
+        let sender = try StreamSender(self, StreamDescriptor(number: descriptor, cancellation: options.cancellation), options)
         defer { sender.end() }
         return try sender.send(items)
     }
@@ -70,6 +76,8 @@ private final class StreamSender {
     private let output: Lock<Output>
     private let work: OrderedWork<Job, FramePayload>
     private let stream = StreamID(UInt64.random(in: 1...UInt64.max))
+    /// The names that go with each checkpoint, ascending.
+    private let references: [CheckpointID: [String]]
 
     /// What a frame is made of.
     private enum Job: Sendable {
@@ -84,8 +92,9 @@ private final class StreamSender {
         var dataFrames: UInt64 = 0
     }
 
-    init(_ snapshot: Snapshot, _ descriptor: StreamDescriptor, _ options: SendOptions) {
+    init(_ snapshot: Snapshot, _ descriptor: StreamDescriptor, _ options: SendOptions) throws(StoreError) {
         self.snapshot = snapshot
+        references = options.sendsReferences ? try snapshot.userReferences() : [:]
         let output = Lock(
             Output(frames: Handed(FrameWriter(descriptor)), report: SendReport(stream: stream, checkpoints: [])))
         let buffers = Lock<[AlignedBuffer]>([])
@@ -119,6 +128,14 @@ private final class StreamSender {
     func end() { work.end() }
 
     func send(_ items: [SendItem]) throws(StoreError) -> SendReport {
+        for item in items {
+            let length = names(of: item).reduce(0) { $0 + 2 + $1.utf8.count }
+            guard length <= CheckpointFrame.mostReferenceBytes else {
+                throw StoreError(
+                    .invalidInput, "more names lead to it than a stream can have", remedy: "Send it without them: --no-names.",
+                    medium: snapshot.store.medium.name, checkpoint: item.checkpoint.name)
+            }
+        }
         let start = StartFrame(
             stream: stream, origin: snapshot.store.uuid, createdNanoseconds: wallClockNanoseconds(), checkpointCount: UInt32(items.count),
             relatives: try relatives(of: items))
@@ -135,6 +152,8 @@ private final class StreamSender {
             return output.report
         }
     }
+
+    private func names(of item: SendItem) -> [String] { references[item.checkpoint.id] ?? [] }
 
     private func put(_ body: (FrameWriter) throws(StoreError) -> Void) throws(StoreError) {
         try output.withLock { (output) throws(StoreError) in try body(output.frames.value) }
@@ -153,7 +172,7 @@ private final class StreamSender {
         let changes = ChangeSet(from: item.base.map { snapshot.reader($0) }, to: reader)
         let kept = changes.regions.filter { $0.newer != nil }
         let before = output.withLock { ($0.report.writtenPages, $0.report.zeroedPages, $0.dataFrames) }
-        try put { (frames) throws(StoreError) in try frames.put(.checkpoint, CheckpointFrame(item).encoded()) }
+        try put { (frames) throws(StoreError) in try frames.put(.checkpoint, CheckpointFrame(item, names(of: item)).encoded()) }
         for (index, change) in kept.enumerated() where index >= item.start.region {
             try sendRegion(change, index, of: changes, from: index == item.start.region ? item.start.page : PageIndex(UInt64(0)))
         }
@@ -164,6 +183,7 @@ private final class StreamSender {
                 zeroedPages: output.report.zeroedPages - before.1, dataFrames: output.dataFrames - before.2)
             try output.frames.value.put(.checkpointEnd, end.encoded())
             output.report.checkpoints.append(item.checkpoint)
+            output.report.references += names(of: item).map { Reference(name: $0, checkpoint: item.checkpoint.id) }
         }
     }
 
@@ -197,12 +217,13 @@ private final class StreamSender {
 }
 
 extension CheckpointFrame {
-    fileprivate init(_ item: SendItem) {
+    fileprivate init(_ item: SendItem, _ references: [String]) {
         let info = item.checkpoint
         self.init(
             id: info.id, parent: info.parent, createdNanoseconds: info.createdNanoseconds, base: item.base?.id,
             baseCreatedNanoseconds: item.base?.createdNanoseconds ?? 0, start: item.start, name: info.name,
             labels: info.labels.map { Label(key: $0.key, value: $0.value) },
-            regions: info.regions.map { Region(name: $0.name, kind: $0.kind, byteLength: $0.byteLength, storedPages: $0.storedPages) })
+            regions: info.regions.map { Region(name: $0.name, kind: $0.kind, byteLength: $0.byteLength, storedPages: $0.storedPages) },
+            references: references)
     }
 }

@@ -65,6 +65,19 @@ final class Scene {
         return nil
     }
 
+    /// The names that move, but for `latest`, and the checkpoints that they lead to; of names that are equal to Swift the last one.
+    func references() throws -> [String: String] {
+        let snapshot = try store.snapshot()
+        let all = try snapshot.references().filter { $0.name != Reference.latest }
+        return try Dictionary(all.map { ($0.name, try snapshot.checkpoint($0.checkpoint).name) }) { $1 }
+    }
+
+    /// Deletes checkpoints and the names that lead to them.
+    func delete(_ names: [String]) throws {
+        for (reference, checkpoint) in try references() where names.contains(checkpoint) { try store.removeReference(reference) }
+        try store.delete(names)
+    }
+
     /// What is left of checkpoints that have come in part.
     func parts() throws -> [PartialCheckpoint] { try store.snapshot().partialCheckpoints() }
 
