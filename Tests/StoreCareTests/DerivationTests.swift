@@ -101,7 +101,7 @@ private func destroyEach(_ scene: Scene, withReplica: Bool, ways: [Bool]? = nil)
             let store = try scene.open(device)
             defer { store.close() }
             let report = try store.repair(
-                from: withReplica ? scene.replica : nil, options: RepairOptions(parallelism: 1, mostGuesses: 4096))
+                from: withReplica ? scene.replica : nil, options: RepairOptions(parallelism: 1, mostGuesses: 1024))
             // Nothing reached it.
             if report.found.isSound { continue }
             let place = MediumOffset(UInt64(block.range.lowerBound))
@@ -154,7 +154,7 @@ private func branches(seed: UInt64) throws -> Scene {
 private func repacked(seed: UInt64) throws -> Scene {
     try Scene("re-packed saves", seed: seed, size: .mebibytes(32)) { store, random in
         var model: [String: ModelCheckpoint] = [:]
-        try saveBranches(store, &random, checkpoints: 24, pages: 110, length: 400, &model)
+        try saveBranches(store, &random, checkpoints: 14, pages: 110, length: 400, &model)
         return model
     }
 }
@@ -194,7 +194,8 @@ private func mix(seed: UInt64, steps: Int) throws -> Scene {
             let scene = try branches(seed: seed)
             let alone = try destroyEach(scene, withReplica: false, ways: [true, false])
             let helped = try destroyEach(scene, withReplica: true)
-            #expect(alone.percent(.inner) == 100 && helped.percent(.inner) == 100)
+            #expect(alone.percent(.inner) == 100 && alone.percent(.leaf) >= 95 && alone.percent(.patchLeaf) >= 95)
+            #expect(helped.lost.isEmpty, "a replica knows which pages became zero, and what records say")
             #expect(alone.count(.patchLeaf) > 10 && alone.count(.leaf) > 2 && alone.count(.inner) > 10)
         }
     }
@@ -204,7 +205,8 @@ private func mix(seed: UInt64, steps: Int) throws -> Scene {
             let scene = try repacked(seed: 3)
             let alone = try destroyEach(scene, withReplica: false)
             let helped = try destroyEach(scene, withReplica: true)
-            #expect(alone.count(.leaf) > 5 && helped.percent(.leaf) >= 0)
+            // Too many pages become zero here and there to be guessed.
+            #expect(alone.count(.leaf) > 5 && !alone.back.isEmpty && helped.lost.isEmpty)
         }
     }
 
@@ -212,16 +214,18 @@ private func mix(seed: UInt64, steps: Int) throws -> Scene {
         try await onPlainThread {
             let scene = try deep(seed: 4)
             let alone = try destroyEach(scene, withReplica: false)
-            #expect(alone.percent(.inner) == 100 && alone.count(.inner) > 20)
+            #expect(alone.percent(.inner) == 100 && alone.count(.inner) > 20 && alone.percent(.leaf) == 100 && alone.percent(.patchLeaf) == 100)
         }
     }
 
     @Test(arguments: [UInt64(5), 6]) func `blocks come back after deletions, compaction and receiving`(seed: UInt64) async throws {
         try await onPlainThread {
-            let scene = try mix(seed: seed, steps: 70)
+            let scene = try mix(seed: seed, steps: 45)
             let alone = try destroyEach(scene, withReplica: false)
             let helped = try destroyEach(scene, withReplica: true)
-            #expect(alone.percent(.inner) >= 0 && helped.percent(.inner) >= 0)
+            #expect(alone.percent(.inner) == 100 && alone.percent(.leaf) >= 80 && alone.percent(.patchLeaf) >= 80)
+            #expect(helped.percent(.inner) == 100 && helped.percent(.leaf) >= 95 && helped.percent(.patchLeaf) >= 95)
+            #expect(helped.percent(.checkpointRecord) >= 85)
         }
     }
 
@@ -286,7 +290,7 @@ private func mix(seed: UInt64, steps: Int) throws -> Scene {
             let damaged = device.bytes(at: place, count: block.range.count)
             let store = try scene.open(device, defects: defects)
             defer { store.close() }
-            _ = try store.repair(from: scene.replica, options: RepairOptions(parallelism: 1, mostGuesses: 4096))
+            _ = try store.repair(from: scene.replica, options: RepairOptions(parallelism: 1, mostGuesses: 1024))
             let after = device.bytes(at: place, count: block.range.count)
             guard after == damaged || after == scene.device.bytes(at: place, count: block.range.count) else { return false }
         }
@@ -318,7 +322,7 @@ private func mix(seed: UInt64, steps: Int) throws -> Scene {
                 scene.destroy(block.range, on: device, byFlip: false)
                 let store = try scene.open(device)
                 defer { store.close() }
-                let report = try store.repair(from: other, options: RepairOptions(parallelism: 1, mostGuesses: 4096))
+                let report = try store.repair(from: other, options: RepairOptions(parallelism: 1, mostGuesses: 1024))
                 if report.isWhole { try scene.requireSound(store) }
             }
         }

@@ -205,24 +205,32 @@ final class LeafDerivation {
             case .unknown: break
             case .zero: if !guess.isZero(page) { zeros.insert(page) }
             case .page(let hash):
-                guard guess.isZero(page) || guess.hashes[page] != hash, let found = find(page, hash) else { continue }
+                guard guess.isZero(page) || guess.hashes[page] != hash, let found = places[PageID(page: UInt16(page), hash: hash)] else { continue }
                 moved.append(found)
             }
         }
         return guess.zeroing(zeros).storing(moved[...])
     }
 
-    /// A page with that content, its writer's own first.
-    private func find(_ page: Int, _ hash: Hash128) -> RelatedRun? {
-        for run in own.reversed() + runs.reversed() {
-            for one in run.pages where Int(one.page) == page && one.hash == hash { return RelatedRun(pointer: run.pointer, pages: [one]) }
-        }
-        for map in maps where !map.isZero(page) && map.hashes[page] == hash {
-            let one = RelatedRun.Page(offset: map.offsetOf[page], page: UInt16(page), hash: hash)
-            return RelatedRun(pointer: map.runs[Int(map.runOf[page])], pages: [one])
-        }
-        return nil
+    private struct PageID: Hashable {
+        var page: UInt16
+        var hash: Hash128
     }
+
+    /// Where the span's pages are to be had, by their content: its writer's own runs before others, later ones before earlier ones.
+    private lazy var places: [PageID: RelatedRun] = {
+        var places: [PageID: RelatedRun] = [:]
+        for map in maps.reversed() {
+            map.stored.forEach { page in
+                let one = RelatedRun.Page(offset: map.offsetOf[page], page: UInt16(page), hash: map.hashes[page])
+                places[PageID(page: one.page, hash: one.hash)] = RelatedRun(pointer: map.runs[Int(map.runOf[page])], pages: [one])
+            }
+        }
+        for run in runs + own {
+            for one in run.pages { places[PageID(page: one.page, hash: one.hash)] = RelatedRun(pointer: run.pointer, pages: [one]) }
+        }
+        return places
+    }()
 }
 
 extension SpanMap {
