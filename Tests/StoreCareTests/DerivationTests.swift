@@ -21,7 +21,9 @@ private final class Scene: Sendable {
     let geometry: Geometry
 
     /// - Parameter make: fills an empty store, and returns what is in it.
-    init(_ name: String, seed: UInt64, size: ByteCount, _ make: (CheckpointStore, inout SeededGenerator) throws -> [String: ModelCheckpoint]?) throws {
+    init(
+        _ name: String, seed: UInt64, size: ByteCount, _ make: (CheckpointStore, inout SeededGenerator) throws -> [String: ModelCheckpoint]?
+    ) throws {
         print("derivation: \(name), seed \(seed)")
         self.name = name
         device = SimulatedDevice(size: size)
@@ -59,7 +61,8 @@ private final class Scene: Sendable {
                 position += 64
                 continue
             }
-            if [.leaf, .patchLeaf, .inner, .checkpointRecord].contains(header.kind) { found.append((position..<position + Int(header.storedLength), header)) }
+            let isOfIndex = [BlockKind.leaf, .patchLeaf, .inner, .checkpointRecord].contains(header.kind)
+            if isOfIndex { found.append((position..<position + Int(header.storedLength), header)) }
             position += (Int(header.storedLength) + 63) / 64 * 64
         }
         return found
@@ -106,7 +109,8 @@ private func destroyEach(_ scene: Scene, withReplica: Bool, ways: [Bool]? = nil)
             if report.found.isSound { continue }
             let place = MediumOffset(UInt64(block.range.lowerBound))
             let isBack = device.bytes(at: place, count: block.range.count) == scene.device.bytes(at: place, count: block.range.count)
-            guard isBack == report.isWhole, report.derived.count == (isBack ? 1 : 0), report.remaining.count == (isBack ? 0 : 1), report.obstacle == nil else {
+            let isCounted = report.derived.count == (isBack ? 1 : 0) && report.remaining.count == (isBack ? 0 : 1)
+            guard isBack == report.isWhole, isCounted, report.obstacle == nil else {
                 throw Mismatch("\(scene.name), \(block.header.kind) at \(block.range): \(report)")
             }
             if isBack, number % 16 == 0 { try scene.requireSound(store) }
@@ -168,7 +172,8 @@ private func deep(seed: UInt64) throws -> Scene {
             let writer = try store.begin("d\(number)", parent: parent, options: WriterOptions(parallelism: 1))
             let region = try writer.addRegion("ram", kind: .memory, byteLength: ByteCount(spans * pagesPerSpan * pageSize))
             for _ in 0..<(number == 0 ? 60 : 6) {
-                try region.put(page: PageIndex(random.below(spans) * pagesPerSpan + random.below(3)), [UInt8](repeating: UInt8(1 + random.below(255)), count: pageSize))
+                let page = PageIndex(random.below(spans) * pagesPerSpan + random.below(3))
+                try region.put(page: page, [UInt8](repeating: UInt8(1 + random.below(255)), count: pageSize))
             }
             try writer.commit()
             // Too much to keep and to compare: verifying does it.

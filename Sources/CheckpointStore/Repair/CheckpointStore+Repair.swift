@@ -240,7 +240,8 @@ private final class Repair {
 
     /// Why a block of the index stays damaged.
     private func indexRemedy(for block: BlockPointer) -> String {
-        let newStore = "Otherwise bring the checkpoints from a replica into a new store (`ckstore sync`), or save what can be read (`ckstore salvage`)."
+        let newStore =
+            "Otherwise bring the checkpoints from a replica into a new store (`ckstore sync`), or save what can be read (`ckstore salvage`)."
         switch underivable[block] {
         case nil where report.derived.contains(where: { $0.block == block }): return "It can be derived from other blocks: `ckstore repair` does it."
         case nil: return "Repairing did not come to it: run `ckstore repair` again."
@@ -250,7 +251,9 @@ private final class Repair {
             return "A record comes back with a replica that holds the checkpoint, or a copy of this medium: `ckstore repair --from`. \(newStore)"
         case .noGuessIsRight?:
             let replica = donor == nil ? "With a replica that holds the checkpoints more can be derived: `ckstore repair --from`. " : ""
-            return "It can't be derived: what it was made of is gone too, or too much is possible. \(replica)A copy of this medium has it. \(newStore)"
+            if options.isDryRun, !report.derived.isEmpty { return "It may be derived when others are there again: `ckstore repair` shows it." }
+            let reason = "It can't be derived: what it was made of is gone too, or too much is possible."
+            return "\(reason) \(replica)A copy of this medium has it. \(newStore)"
         }
     }
 }

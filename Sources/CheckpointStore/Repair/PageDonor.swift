@@ -79,7 +79,8 @@ final class PageDonor {
                 return true
             }
             guard read == true else { return nil }
-            if unsafe !isZero(UnsafeRawBufferPointer(page.bytes)) { content[number] = unsafe .page(pageHash(UnsafeRawPointer(page.base), seed: pageHashSeed)) }
+            if unsafe isZero(UnsafeRawBufferPointer(page.bytes)) { continue }
+            content[number] = unsafe .page(pageHash(UnsafeRawPointer(page.base), seed: pageHashSeed))
         }
         return content
     }

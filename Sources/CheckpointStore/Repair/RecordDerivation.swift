@@ -60,8 +60,8 @@ final class RecordDerivation {
         }
         let own = roots(region).filter { $0.birth == writer }
         var taken: [BlockPointer] = []
-        for other in wanted.others.flatMap(\.regions) where other.key == region.key && other.depth == region.depth && other.storedPages == region.storedPages {
-            if let root = other.root, !taken.contains(root), root.birth != writer { taken.append(root) }
+        for other in wanted.others.flatMap(\.regions) where other.key == region.key && other.depth == region.depth {
+            if other.storedPages == region.storedPages, let root = other.root, !taken.contains(root), root.birth != writer { taken.append(root) }
         }
         let rest = roots(region).filter { $0.birth != writer && !taken.contains($0) }
         return (own + taken + (own.isEmpty ? rest : [])).map { root in
