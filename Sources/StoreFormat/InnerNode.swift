@@ -25,12 +25,17 @@ public struct InnerNode: Hashable, Sendable {
     /// The longest node: all children present.
     public static let maximumLength = fixedLength + PageTree.fanout * BlockPointer.encodedLength
 
+    /// Bytes of a node of that many children.
+    public static func encodedLength(childCount: Int) -> Int { fixedLength + childCount * BlockPointer.encodedLength }
+    /// The children of a node of that many bytes.
+    public static func childCount(ofLength length: Int) -> Int { (length - fixedLength) / BlockPointer.encodedLength }
+
     /// The sealed block. A node without 128 places or without a child is a programmer's mistake.
     public func encoded(birth: BlockBirth) -> [UInt8] {
         precondition(children.count == PageTree.fanout, "an inner node has \(PageTree.fanout) child places")
         let present = children.compactMap(\.self)
         precondition(!present.isEmpty, "an inner node without children is the null pointer")
-        var writer = ByteWriter(blockLength: Self.fixedLength + present.count * BlockPointer.encodedLength)
+        var writer = ByteWriter(blockLength: Self.encodedLength(childCount: present.count))
         writer.put(regionKey)
         writer.put(firstPage)
         writer.put(level)

@@ -46,7 +46,7 @@ public struct PatchLeaf: Hashable, Sendable {
     /// The most entries, and the most runs, of a patch leaf.
     public static let maximumEntries = 64
     static let fixedLength = 96
-    static let entryLength = 24
+    public static let entryLength = 24
     static let noRun: UInt16 = 0xFFFF
     /// The longest patch leaf.
     public static let maximumLength = fixedLength + maximumEntries * (BlockPointer.encodedLength + entryLength)

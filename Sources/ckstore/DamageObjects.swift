@@ -77,6 +77,17 @@ extension VerifyReport {
         return text + Self.more(regions.count, "  ")
     }
 
+    /// What may help against the damage, for people.
+    var hint: String {
+        let kinds = damages.compactMap(\.block?.kind)
+        var text = ""
+        if kinds.contains(where: { $0 != .run && $0.isForwarded }) {
+            text += "ckstore: blocks of the index may be derived from others: `ckstore repair`, best with a replica (--from)\n"
+        }
+        if kinds.contains(.run) { text += "ckstore: pages come back from a replica: `ckstore repair --from`\n" }
+        return text
+    }
+
     private static func remains(_ damaged: DamagedRegion) -> String {
         guard let region = damaged.region else { return "nothing of checkpoint \(damaged.checkpoint.name) can be opened" }
         let rest = damaged.pageCount - damaged.lost.count

@@ -10,13 +10,15 @@ struct RepairCommand: ParsableCommand {
         commandName: "repair",
         abstract: "Put right what is damaged, with what another store has of it.",
         discussion: """
-            Verifies the store and brings back what can't be read. With --from it gets it from a store that holds the same \
-            checkpoints, as `ckstore sync` and `ckstore receive` make them, or from a copy of this store's medium. Every page \
-            is compared with the hash that this store has of it, so that a replica that is damaged itself, or a wrong one, does \
-            no harm. From another store pages come back; blocks of the index and the catalog only from a copy of the medium.
+            Verifies the store and brings back what can't be read. Blocks of the index (nodes and leaves) are derived from \
+            what stands around them: the trees of related checkpoints and the pages that were stored. What has the checksum of \
+            the lost block is that block, byte for byte; nothing else is written. Superblock slots that lost their twins come \
+            back too, and space that is counted as in use though nothing needs it. All this needs no other store.
 
-            Without --from: superblock slots that lost their twins, and space that is counted as in use though nothing \
-            needs it.
+            With --from it gets pages from a store that holds the same checkpoints, as `ckstore sync` and `ckstore receive` \
+            make them, or whole blocks from a copy of this store's medium. Every page is compared with the hash that this store \
+            has of it, so that a replica that is damaged itself, or a wrong one, does no harm. What a replica has also makes \
+            more of the index derivable: the records of checkpoints, and leaves in which pages became zero.
 
             Others can read and save meanwhile, but not delete or compact. Interrupted, it stops after the block under way; \
             what was repaired stays. Exits with 3 when something stays damaged, with 5 when the replica has none of the \
@@ -24,6 +26,7 @@ struct RepairCommand: ParsableCommand {
 
             Example:
               ckstore repair vm.ck
+              ckstore repair vm.ck --dry-run
               ckstore repair vm.ck --from raw:/dev/sdb1 --dry-run
               ckstore repair vm.ck --from replica.ck --checkpoint monday
             """)
@@ -75,6 +78,11 @@ struct RepairCommand: ParsableCommand {
             for checkpoint in report.missingInReplica.sorted(by: { $0.name < $1.name }).prefix(Self.shown) {
                 standardError("ckstore: the replica does not have checkpoint \(printable(checkpoint.name)) (\(checkpoint.id))\n")
             }
+            for one in report.derived.prefix(Self.shown) {
+                let elsewhere = one.isForwarded ? ", at another place" : ""
+                standardError("ckstore: \(dryRun ? "can be derived" : "derived"): \(one.block)\(elsewhere)\n")
+            }
+            if report.derived.count > Self.shown { standardError("and \(report.derived.count - Self.shown) more (--json lists all)\n") }
             if let obstacle = report.obstacle { standardError("ckstore: \(obstacle)\n") }
         }
         let result = Result(report, store, isDryRun: dryRun)
@@ -96,6 +104,13 @@ struct RepairCommand: ParsableCommand {
             var damage: DamageObject
             var remedy: String
         }
+        struct Derived: Encodable {
+            var kind: String
+            var segment: UInt64
+            var segmentOffsetBytes: UInt32
+            /// Whether it had to go to another place.
+            var isForwarded: Bool
+        }
         struct Missing: Encodable {
             var name: String
             var id: String
@@ -106,7 +121,10 @@ struct RepairCommand: ParsableCommand {
         var wasInterrupted: Bool
         /// Damaged places that were found at first.
         var foundDamages: Int
+        /// Copied from the replica, or runs made of its pages.
         var rewrittenBlocks: Int
+        /// Blocks of the index that were made again from others, byte for byte.
+        var derivedBlocks: [Derived]
         var forwardedRuns: Int
         var restoredPages: UInt64
         var rewrittenSlots: Int
@@ -125,6 +143,11 @@ struct RepairCommand: ParsableCommand {
             wasInterrupted = report.wasCancelled
             foundDamages = report.found.damages.count
             rewrittenBlocks = report.rewrittenBlocks
+            derivedBlocks = report.derived.map {
+                Derived(
+                    kind: $0.block.kind.name, segment: $0.block.segment.rawValue, segmentOffsetBytes: $0.block.offset.rawValue,
+                    isForwarded: $0.isForwarded)
+            }
             forwardedRuns = report.forwardedRuns
             restoredPages = report.restoredPages.rawValue
             rewrittenSlots = report.rewrittenSlots
@@ -138,7 +161,8 @@ struct RepairCommand: ParsableCommand {
         var summary: String {
             if foundDamages == 0, rewrittenSlots + recountedSegments + freedSegments == 0 { return "\(medium): sound, nothing to repair\n" }
             let done =
-                "\(counted(rewrittenBlocks, "block")) in place, \(counted(forwardedRuns, "run")) anew, "
+                "\(counted(rewrittenBlocks, "block")) in place, \(counted(derivedBlocks.count, "block")) derived, "
+                + "\(counted(forwardedRuns, "run")) anew, "
                 + "\(counted(rewrittenSlots, "slot")), \(counted(recountedSegments, "count")), freed \(counted(freedSegments, "segment"))"
             if isDryRun { return "\(medium): \(counted(foundDamages, "damaged place")); would repair \(done)\n" }
             let end = remaining.isEmpty ? "everything is sound now" : "\(counted(remaining.count, "damaged place")) left"

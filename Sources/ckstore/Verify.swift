@@ -11,7 +11,8 @@ struct Verify: ParsableCommand {
         discussion: """
             Reads every stored byte that checkpoints reach, once, and compares it with its checksum; with --deep also \
             unpacks it and compares each page. Every damaged place is named once, with the checkpoints, regions and pages that it \
-            takes away; everything else can still be restored. Exits with 3 when there is any.
+            takes away; everything else can still be restored. `ckstore repair` brings back what can be had again: blocks of the index \
+            from others of the store, pages from a replica. Exits with 3 when there is any.
 
             Example:
               ckstore verify vm.ck
@@ -43,7 +44,7 @@ struct Verify: ParsableCommand {
             report = try store.verify(checkpoint: name, options: options)
         }
         let result = VerifyObject(report, medium: store.medium.name, seconds: progress.elapsedSeconds)
-        if !output.json { standardError(report.damageText) }
+        if !output.json { standardError(report.damageText + report.hint) }
         try output.report(result, summary: result.summary)
         if !report.isSound { throw ExitCode(ExitStatus.corrupt) }
     }

@@ -73,3 +73,16 @@ private func scene() throws -> (box: Sandbox, replica: String, memory: [UInt8]) 
     try box.expect(0, "repair", box.store, "--from", copy)
     try box.expect(0, "verify", box.store, "--deep")
 }
+
+@Test func `a leaf that is destroyed comes back without any other store`() throws {
+    let (box, _, memory) = try scene()
+    try damage(box.store, where: Array("CKLF".utf8)[...])
+    #expect(try box.expect(3, "verify", box.store).errors.contains("ckstore repair"))
+    let dry = try box.expect(3, "repair", box.store, "--dry-run", "--json").object()
+    #expect((dry["derivedBlocks"] as? [Any])?.count == 1 && (dry["remaining"] as? [Any])?.count == 1, "\(dry)")
+    let result = try box.expect(0, "repair", box.store, "--json").object()
+    let derived = try #require(result["derivedBlocks"] as? [[String: Any]])
+    #expect(derived.count == 1 && derived[0]["kind"] as? String == "full leaf" && result["rewrittenBlocks"] as? Int == 0, "\(result)")
+    try box.expect(0, "verify", box.store, "--deep")
+    #expect(try box.expect(0, "restore", box.store, "one", "--region", "ram=-").output == memory)
+}

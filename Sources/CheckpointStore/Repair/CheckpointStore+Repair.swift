@@ -13,9 +13,10 @@ import Units
 extension CheckpointStore {
     /// Repairs what verifying finds, as far as that is possible, and says what stays.
     ///
-    /// Blocks that the replica has byte for byte (a copy of the medium) are written again where they were. Runs are built anew from the
-    /// pages of the replica's checkpoints of the same ids, each compared with the hash that this store's leaves name. Without a replica:
-    /// superblock slots that lost their twins, counts of the segment table, and segments in which nothing lives.
+    /// Blocks that the replica has byte for byte (a copy of the medium) are written again where they were. Blocks of the index are made
+    /// again from what stands around them, with a replica or without: what has the checksum of the pointer is what was written. Runs are
+    /// built anew from the pages of the replica's checkpoints of the same ids, each compared with the hash that this store's leaves name.
+    /// Without a replica, too: superblock slots that lost their twins, counts of the segment table, and segments in which nothing lives.
     ///
     /// Reads everything that is stored twice when something is repaired. What was repaired is durable on return, and in part when this
     /// throws. Blocks; nobody can delete or compact for as long as blocks are being written.
@@ -46,6 +47,8 @@ private final class Repair {
     private let options: RepairOptions
     private let donor: PageDonor?
     private var report: RepairReport
+    /// Blocks of the index that could not be derived when it was tried last.
+    private var underivable: [BlockPointer: DerivationFailure] = [:]
 
     /// Rebuilt runs for which a commit is made: at most 16 MiB of new runs.
     private static let runsPerCommit = 256
@@ -70,7 +73,9 @@ private final class Repair {
             let verify = VerifyOptions(checksPages: options.checksPages, parallelism: options.parallelism, progress: options.progress)
             let found = try store.verify(options.checkpoint, in: slot, verify)
             if turn == 1 { report.found = found }
-            report.remaining = found.damages.map { RemainingDamage(damage: $0, remedy: remedy(for: $0)) }
+            underivable = [:]
+            // When it is known what could be done about them.
+            defer { report.remaining = found.damages.map { RemainingDamage(damage: $0, remedy: remedy(for: $0)) } }
             try noteMissing(found.damages)
             let before = report.changes
             do throws(StoreError) {
@@ -107,9 +112,17 @@ private final class Repair {
     private func blocks(_ damages: [Damage], _ slot: Slot) throws(StoreError) {
         var losses: [BlockPointer: [DamageLoss]] = [:]
         for damage in damages { if let block = damage.block { losses[block, default: []] += damage.losses } }
-        guard !losses.isEmpty, donor != nil else { return }
+        guard !losses.isEmpty else { return }
+        try copies(&losses, slot)
+        try derive(losses.filter { $0.key.kind != .run && $0.key.kind.isForwarded }, slot)
+        if donor != nil { try runs(losses.filter { $0.key.kind == .run }) }
+    }
+
+    /// Writes again what the replica has a copy of, and takes it out of `losses`.
+    private func copies(_ losses: inout [BlockPointer: [DamageLoss]], _ slot: Slot) throws(StoreError) {
+        guard donor != nil else { return }
         let before = report.rewrittenBlocks
-        for block in losses.keys.sorted(by: { ($0.segment, $0.offset) < ($1.segment, $1.offset) }) {
+        for block in losses.keys.sorted(by: { $0.placeNumber < $1.placeNumber }) {
             try checkNotCancelled()
             if try copy(block, slot) {
                 report.rewrittenBlocks += 1
@@ -117,12 +130,19 @@ private final class Repair {
             }
         }
         if report.rewrittenBlocks > before { try flush() }
-        try runs(losses.filter { $0.key.kind == .run })
+    }
+
+    private func derive(_ losses: [BlockPointer: [DamageLoss]], _ slot: Slot) throws(StoreError) {
+        guard !losses.isEmpty else { return }
+        let repair = IndexRepair(store: store, slot: slot, donor: donor, options: options)
+        let outcome = try repair.repair(losses) { () throws(StoreError) in try checkNotCancelled() }
+        report.derived += outcome.derived
+        report.freedSegments += outcome.freedSegments
+        underivable = outcome.failures
     }
 
     private func flush() throws(StoreError) {
-        if options.isDryRun { return }
-        do { try onMedium { () throws(MediumError) in try store.medium.flush() } } catch { throw store.fail(error) }
+        if !options.isDryRun { try store.flushRepaired() }
     }
 
     /// Writes the bytes that the replica has of a block that can't be read, if they are the very same.
@@ -139,14 +159,7 @@ private final class Repair {
         guard let resolved = try? store.blocks(in: slot).resolve(pointer).pointer, let bytes = try donor?.block(pointer),
             unsafe (try? Block.verify(bytes.span.bytes, pointer: resolved)) != nil
         else { return false }
-        if options.isDryRun { return true }
-        var isWritten = false
-        var failure: StoreError?
-        unsafe bytes.withUnsafeBytes { source in
-            do throws(StoreError) { isWritten = unsafe try store.rewrite(source, at: resolved) } catch { failure = error }
-        }
-        if let failure { throw failure }
-        return isWritten
+        return options.isDryRun ? true : try store.rewrite(bytes, at: resolved)
     }
 
     /// Rebuilds runs, batch by batch. Under the reclaim lock, so that what leaves list stays the same from here on.
@@ -165,7 +178,7 @@ private final class Repair {
     private func batch(_ runs: ArraySlice<ListedRun>, _ losses: [BlockPointer: [DamageLoss]], _ slot: Slot) throws(StoreError) {
         let repair = RunRepair(store, slot, donor: donor, isDryRun: options.isDryRun)
         defer { repair.close() }
-        var rebuilt: [RebuiltRun] = []
+        var rebuilt: [RebuiltBlock] = []
         var (rewritten, restored) = (0, PageCount.zero)
         for run in runs {
             try checkNotCancelled()
@@ -218,10 +231,29 @@ private final class Repair {
                 ? "Give a replica that holds the checkpoints: `ckstore repair --from`."
                 : "The replica does not have these pages: try another one, or delete the checkpoints."
         case .leaf?, .patchLeaf?, .inner?, .checkpointRecord?:
-            return "A block of the index can only be had from a copy of this medium (`ckstore repair --from` that); otherwise \(newStore)."
+            return damage.block.map(indexRemedy) ?? newStore
         case nil where damage.losses.isEmpty:
             return "Checkpoints can be read without it, but writing is not safe: \(newStore)."
         default: return "It can't be put right in place: \(newStore)."
+        }
+    }
+
+    /// Why a block of the index stays damaged.
+    private func indexRemedy(for block: BlockPointer) -> String {
+        let newStore =
+            "Otherwise bring the checkpoints from a replica into a new store (`ckstore sync`), or save what can be read (`ckstore salvage`)."
+        switch underivable[block] {
+        case nil where report.derived.contains(where: { $0.block == block }): return "It can be derived from other blocks: `ckstore repair` does it."
+        case nil: return "Repairing did not come to it: run `ckstore repair` again."
+        case .unreachable?:
+            return "What stands around it could not be read. A copy of this medium has it (`ckstore repair --from` that). \(newStore)"
+        case .needsReplica?:
+            return "A record comes back with a replica that holds the checkpoint, or a copy of this medium: `ckstore repair --from`. \(newStore)"
+        case .noGuessIsRight?:
+            let replica = donor == nil ? "With a replica that holds the checkpoints more can be derived: `ckstore repair --from`. " : ""
+            if options.isDryRun, !report.derived.isEmpty { return "It may be derived when others are there again: `ckstore repair` shows it." }
+            let reason = "It can't be derived: what it was made of is gone too, or too much is possible."
+            return "\(reason) \(replica)A copy of this medium has it. \(newStore)"
         }
     }
 }

@@ -1,22 +1,22 @@
-// What a repair commits: runs that were built anew, and counts of what lives.
+// What a repair commits: blocks that were written anew, and counts of what lives.
 
 import Media
 import StoreFormat
 import Units
 
 extension CheckpointStore {
-    /// Makes rebuilt runs count, all in one generation: their pointers lead to the new places from then on. Durable on return. Under the
+    /// Makes rebuilt blocks count, all in one generation: their pointers lead to the new places from then on. Durable on return. Under the
     /// reclaim lock.
     ///
     /// - Parameter uses: what was written for them, flushed.
     /// - Returns: how many segments became free, since nothing lives in them any more.
-    func forward(_ runs: [RebuiltRun], _ uses: [SegmentUse]) throws(StoreError) -> Int {
+    func forward(_ rebuilt: [RebuiltBlock], _ uses: [SegmentUse]) throws(StoreError) -> Int {
         var freed: [SegmentIndex] = []
         defer { unclaim(freed) }
         let generation = try commit { transaction throws(StoreError) in
             transaction.mayUseReserve = true
             for use in uses { try transaction.append(use) }
-            for run in runs { try transaction.replace(run) }
+            for block in rebuilt { try transaction.replace(block) }
             freed = try transaction.freeEmptied()
             return transaction.generation
         }
@@ -76,14 +76,14 @@ extension CheckpointStore {
 }
 
 extension CommitTransaction {
-    /// Leads the run's pointers to its copy. What its old place still counted goes: the copy counts for all of it that is to be had.
-    fileprivate func replace(_ run: RebuiltRun) throws(StoreError) {
-        if let entry = try moves.entry(of: run.pointer) {
+    /// Leads the block's pointers to its copy. What its old place still counted goes: the copy counts for all of it that is to be had.
+    fileprivate func replace(_ block: RebuiltBlock) throws(StoreError) {
+        if let entry = try moves.entry(of: block.pointer) {
             try lowerLive(of: entry.newSegment, by: Self.liveUnits(of: entry.target, places: entry.live))
         } else {
-            try lowerLive(of: run.pointer.segment, by: Self.liveUnits(of: run.pointer, places: run.listed))
+            try lowerLive(of: block.pointer.segment, by: Self.liveUnits(of: block.pointer, places: block.listed))
         }
-        try moves.set(ForwardingEntry(from: run.pointer, to: run.copy, kept: run.kept, live: run.kept), of: run.pointer.segment)
+        try moves.set(ForwardingEntry(from: block.pointer, to: block.copy, kept: block.kept, live: block.kept), of: block.pointer.segment)
     }
 
     /// Takes `units` (of either sign) off what the table counts in a segment. False when that has been freed, or counts less, meanwhile.

@@ -67,6 +67,30 @@ final class PageDonor {
         return false
     }
 
+    /// What a checkpoint of the replica has in each page of a span; nil when it does not have the region, or can't read it.
+    func content(of key: RegionKey, span: SpanIndex, in id: CheckpointID) throws(StoreError) -> [PageContent]? {
+        guard let region = try region(key, of: id) else { return nil }
+        var content = [PageContent](repeating: .zero, count: pagesPerSpan)
+        let (first, end) = (span.firstPage.rawValue, region.info.pageCount.rawValue)
+        let page = AlignedBuffer(count: pageSize)
+        for number in 0..<Int(min(UInt64(pagesPerSpan), end - min(first, end))) {
+            let read = try readable { () throws(StoreError) in
+                unsafe try region.read(page: span.firstPage + PageCount(number), into: page.bytes)
+                return true
+            }
+            guard read == true else { return nil }
+            if unsafe isZero(UnsafeRawBufferPointer(page.bytes)) { continue }
+            content[number] = unsafe .page(pageHash(UnsafeRawPointer(page.base), seed: pageHashSeed))
+        }
+        return content
+    }
+
+    /// The replica's record of a checkpoint; nil when it does not have that, or can't read it.
+    func record(_ id: CheckpointID) throws(StoreError) -> CheckpointRecord? {
+        let snapshot = snapshot
+        return try readable { () throws(StoreError) in try snapshot.checkpoint(id) }?.record
+    }
+
     private func allIDs() throws(StoreError) -> [CheckpointID] {
         if let everyID { return everyID }
         let snapshot = snapshot

@@ -15,6 +15,8 @@ public struct RepairOptions: Sendable {
     public var parallelism: Int
     /// Only finds out what could be repaired.
     public var isDryRun: Bool
+    /// Guesses at one block of the index, at most.
+    public var mostGuesses: Int
     /// Called while verifying, by the working threads; must be quick.
     public var progress: (@Sendable (VerifyProgress) -> Void)?
     /// Asked between blocks: true ends the repair. What has been repaired by then stays.
@@ -22,16 +24,25 @@ public struct RepairOptions: Sendable {
 
     public init(
         checkpoint: String? = nil, checksPages: Bool = false, parallelism: Int = WriterOptions.defaultParallelism, isDryRun: Bool = false,
-        progress: (@Sendable (VerifyProgress) -> Void)? = nil, isCancelled: (@Sendable () -> Bool)? = nil
+        mostGuesses: Int = 1 << 15, progress: (@Sendable (VerifyProgress) -> Void)? = nil, isCancelled: (@Sendable () -> Bool)? = nil
     ) {
         precondition(parallelism >= 1)
         self.checkpoint = checkpoint
         self.checksPages = checksPages
         self.parallelism = parallelism
         self.isDryRun = isDryRun
+        self.mostGuesses = mostGuesses
         self.progress = progress
         self.isCancelled = isCancelled
     }
+}
+
+/// A block of the index that nobody had a copy of, made again as it was from what stands around it.
+public struct DerivedBlock: Sendable {
+    /// As trees name it.
+    public var block: BlockPointer
+    /// Whether it had to be written to another place, which the forwarding tables lead to.
+    public var isForwarded: Bool
 }
 
 /// Damage that a repair had to leave.
@@ -46,8 +57,10 @@ public struct RemainingDamage: Sendable {
 public struct RepairReport: Sendable {
     /// What the first verification found.
     public var found: VerifyReport
-    /// Blocks that stand again where they were, byte for byte.
+    /// Blocks that stand again where they were, byte for byte: copied from the replica, or runs made of its pages.
     public var rewrittenBlocks = 0
+    /// Blocks of the index that were derived from others of this store, byte for byte. In the order in which that was done.
+    public var derived: [DerivedBlock] = []
     /// Runs that were written anew elsewhere and are led to by the forwarding tables.
     public var forwardedRuns = 0
     /// Pages of runs that were had from the replica.
@@ -72,7 +85,7 @@ public struct RepairReport: Sendable {
     init(found: VerifyReport) { self.found = found }
 
     /// Blocks, slots and counts that were put right.
-    var changes: Int { rewrittenBlocks + forwardedRuns + rewrittenSlots + recountedSegments + freedSegments }
+    var changes: Int { rewrittenBlocks + derived.count + forwardedRuns + rewrittenSlots + recountedSegments + freedSegments }
     /// True when nothing stays damaged.
     public var isWhole: Bool { remaining.isEmpty && obstacle == nil && !wasCancelled }
 }

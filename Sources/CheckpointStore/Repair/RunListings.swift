@@ -1,4 +1,4 @@
-// What all leaves say of certain runs: which of their pages are listed, and what these must hash to.
+// What all trees say of certain blocks: where nodes and leaves stand, which pages of runs are listed, and what these must hash to.
 //
 // Invariants:
 // - Nodes that can't be read are passed over: what stands below them is not known, and can't be read either.
@@ -42,13 +42,15 @@ struct ListedRun: Sendable {
     mutating func noteContradiction() { isContradictory = true }
 }
 
-/// Finds what leaves say of damaged runs. Confined to one thread.
+/// Finds what trees say of damaged blocks. Confined to one thread.
 struct RunListings {
     private let blocks: BlockReader
     private let wanted: Set<BlockPointer>
     private var seen: Set<NodeIdentity> = []
     /// Runs of those wanted that some leaf lists.
     private(set) var runs: [BlockPointer: ListedRun] = [:]
+    /// Nodes and leaves of those wanted, where trees have them.
+    private(set) var nodes: [BlockPointer: TreeNode] = [:]
 
     /// Walks through all checkpoints of the generation of `slot`, which the caller keeps registered. Reads the whole index, no page data.
     /// - Throws: `.corrupt` when the catalog can't be read; what the medium throws.
@@ -74,6 +76,7 @@ struct RunListings {
 
     private mutating func walk(_ node: TreeNode) throws(StoreError) {
         guard seen.insert(node.identity).inserted else { return }
+        if wanted.contains(node.pointer) { nodes[node.pointer] = node }
         guard node.level > 0 else { return try leaf(node) }
         let blocks = blocks
         let inner = try readable { () throws(StoreError) in

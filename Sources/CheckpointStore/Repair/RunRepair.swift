@@ -11,16 +11,6 @@ import PageCodec
 import StoreFormat
 import Units
 
-/// A run that was written anew and is to be forwarded.
-struct RebuiltRun: Sendable {
-    let pointer: BlockPointer
-    let copy: BlockPointer
-    /// The places that leaves list.
-    let listed: UInt16
-    /// The places that the copy has: some of those listed.
-    let kept: UInt16
-}
-
 /// Rebuilds runs into segments of its own. Confined to one thread.
 final class RunRepair {
     /// What came of a run.
@@ -29,7 +19,7 @@ final class RunRepair {
         case sound
         /// It stands again where it was. Not durable before the next flush.
         case rewritten(pages: PageCount)
-        case forwarded(RebuiltRun, pages: PageCount)
+        case forwarded(RebuiltBlock, pages: PageCount)
         /// No more of it is to be had than it has.
         case nothing
     }
@@ -39,8 +29,7 @@ final class RunRepair {
     private let donor: PageDonor?
     private let pageHashSeed: UInt64
     private let isDryRun: Bool
-    private let queue: WriteQueue
-    private let appender: SegmentAppender
+    private let output: RepairOutput
     private var compressor = RunCompressor()
     private let stored = AlignedBuffer(count: PageRunHeader.maximumLength)
     /// Page i of the run as it was first written, at i * 4096.
@@ -55,24 +44,14 @@ final class RunRepair {
         self.isDryRun = isDryRun
         blocks = store.blocks(in: slot)
         pageHashSeed = slot.pageHashSeed
-        queue = WriteQueue(
-            medium: store.medium, threads: 0, buffers: 4, bufferBytes: SegmentAppender.bufferBytes(store.geometry))
-        appender = SegmentAppender(store: store, segmentClass: .runs, id: store.environment.newID(), queue: queue, mayUseReserve: true)
+        output = RepairOutput(store, .runs)
     }
 
-    /// Puts the commit record behind what was written, and writes all of it. Not durable before the next flush.
-    func finish() throws(StoreError) -> [SegmentUse] {
-        let uses = try appender.finish(record: nil, name: "")
-        try queue.drain()
-        return uses
-    }
+    /// As of `RepairOutput`.
+    func finish() throws(StoreError) -> [SegmentUse] { try output.finish() }
 
-    /// Gives everything up that has not been finished, and the claims. Must be called once, in any case.
-    func close() {
-        appender.abandon()
-        queue.close()
-        store.release(appender.claims)
-    }
+    /// As of `RepairOutput`.
+    func close() { output.close() }
 
     /// Brings back what can be had of a run.
     ///
@@ -152,15 +131,15 @@ final class RunRepair {
         return isDryRun ? true : unsafe try store.rewrite(UnsafeRawBufferPointer(bytes), at: block.pointer)
     }
 
-    private func forward(_ run: ListedRun, _ places: UInt16) throws(StoreError) -> RebuiltRun {
+    private func forward(_ run: ListedRun, _ places: UInt16) throws(StoreError) -> RebuiltBlock {
         guard let (list, content) = unsafe gather(run, places) else {
             throw store.misplaced(run.pointer, "leaves list its pages in an order that no run has")
         }
-        if isDryRun { return RebuiltRun(pointer: run.pointer, copy: run.pointer, listed: run.places, kept: places) }
-        let block = unsafe try appender.beginBlock(PageRunHeader.payloadOffset(pageCount: list.count) + content.count)
+        if isDryRun { return RebuiltBlock(pointer: run.pointer, copy: run.pointer, listed: run.places, kept: places) }
+        let block = unsafe try output.appender.beginBlock(PageRunHeader.payloadOffset(pageCount: list.count) + content.count)
         let length = unsafe RunEncoding.fill(block, content, list, key: run.key, span: run.span, &compressor)
-        let copy = unsafe RunEncoding.finish(block, length, pageCount: list.count, birth: run.pointer.birth, appender)
-        return RebuiltRun(pointer: run.pointer, copy: copy, listed: run.places, kept: places)
+        let copy = unsafe RunEncoding.finish(block, length, pageCount: list.count, birth: run.pointer.birth, output.appender)
+        return RebuiltBlock(pointer: run.pointer, copy: copy, listed: run.places, kept: places)
     }
 }
 
@@ -171,9 +150,8 @@ extension CheckpointStore {
     /// or what was committed. Some registration of this handle must keep the place from being used again.
     /// - Returns: false when the medium does not take them there.
     func rewrite(_ bytes: UnsafeRawBufferPointer, at pointer: BlockPointer) throws(StoreError) -> Bool {
-        do { try unsafe Block.verify(bytes.bytes, pointer: pointer) } catch {
-            preconditionFailure("nothing but the bytes that were committed is written over them")
-        }
+        let isRight = unsafe (try? Block.verify(bytes.bytes, pointer: pointer)) != nil
+        precondition(isRight || has(.derivesUnchecked), "nothing but the bytes that were committed is written over them")
         let place = try placeOf(pointer)
         do throws(StoreError) {
             let source = unsafe bytes
@@ -183,5 +161,21 @@ extension CheckpointStore {
             guard error.isDamage else { throw error }
             return false
         }
+    }
+
+    /// The same for an array.
+    func rewrite(_ bytes: [UInt8], at pointer: BlockPointer) throws(StoreError) -> Bool {
+        var isWritten = false
+        var failure: StoreError?
+        unsafe bytes.withUnsafeBytes { source in
+            do throws(StoreError) { isWritten = unsafe try rewrite(source, at: pointer) } catch { failure = error }
+        }
+        if let failure { throw failure }
+        return isWritten
+    }
+
+    /// Makes durable what was written over damaged places.
+    func flushRepaired() throws(StoreError) {
+        do { try onMedium { () throws(MediumError) in try medium.flush() } } catch { throw fail(error) }
     }
 }

@@ -61,6 +61,8 @@ package struct EngineDefects: OptionSet, Sendable {
     package static let compactsWithoutClaims = EngineDefects(rawValue: 1 << 23)
     /// Blocks are moved without a look at what was copied.
     package static let movesUnverified = EngineDefects(rawValue: 1 << 24)
+    /// A repair takes its first guess of the right length for the block that was committed.
+    package static let derivesUnchecked = EngineDefects(rawValue: 1 << 25)
 }
 
 extension CheckpointStore {
