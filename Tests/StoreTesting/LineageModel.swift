@@ -15,6 +15,11 @@ package struct LineageModel: Sendable {
 
     package init() {}
 
+    /// The lineage that a store has.
+    package init(_ members: [CheckpointID: LineageMember]) {
+        self.members = members.mapValues { Member(parent: $0.parent, isDeleted: $0.isDeleted) }
+    }
+
     package mutating func add(_ id: CheckpointID, over parent: CheckpointID?) {
         members[id] = Member(parent: parent, isDeleted: false)
     }

@@ -18,10 +18,13 @@ struct BlockReader: Sendable {
     let store: CheckpointStore
     /// The root of the generation's forwarding tree; nil: no block was ever moved.
     let forwarding: BlockPointer?
+    /// In a repair, where blocks are of which the forwarding tables can't be read; takes the place of `forwarding`.
+    var recovered: RecoveredMoves?
 
     /// Where the block at `pointer` is.
     @inline(__always)
     func resolve(_ pointer: BlockPointer) throws(StoreError) -> ResolvedBlock {
+        if let recovered { return try recovered.resolve(pointer) }
         guard let forwarding, pointer.kind.isForwarded else { return ResolvedBlock(pointer: pointer, kept: nil) }
         return try store.forwardingMap.resolve(pointer, root: forwarding, store: store)
     }

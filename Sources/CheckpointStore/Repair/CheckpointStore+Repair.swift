@@ -44,6 +44,7 @@ extension CheckpointStore {
 private final class Repair {
     private let store: CheckpointStore
     private let options: RepairOptions
+    private let replica: CheckpointStore?
     private let donor: PageDonor?
     private var report: RepairReport
 
@@ -56,6 +57,7 @@ private final class Repair {
     init(_ store: CheckpointStore, _ replica: CheckpointStore?, _ options: RepairOptions) throws(StoreError) {
         self.store = store
         self.options = options
+        self.replica = replica
         let slot = try store.newestSlot()
         if let replica { donor = try PageDonor(replica, pageHashSeed: slot.pageHashSeed) } else { donor = nil }
         report = RepairReport(found: VerifyReport(generation: slot.generation))
@@ -74,7 +76,7 @@ private final class Repair {
             try noteMissing(found.damages)
             let before = report.changes
             do throws(StoreError) {
-                if options.isDryRun { try blocks(found.damages, slot) } else { try change(found.damages, slot) }
+                if options.isDryRun { try dry(found.damages, slot) } else { try change(found.damages, slot) }
             } catch {
                 guard error.code != .storeFailed, error.code != .readOnly else { throw error }
                 if error.code == .cancelled { report.wasCancelled = true } else { report.obstacle = error }
@@ -95,11 +97,24 @@ private final class Repair {
             // First what needs no commit: a store whose last flush failed takes none before it is sound.
             try blocks(damages, slot)
             guard options.checkpoint == nil else { return }
+            try trees()
             report.rewrittenSlots += try store.rewriteTwins()
             let counted = try store.recount()
             report.recountedSegments += counted.recounted
             report.freedSegments += counted.freed
         }
+    }
+
+    /// The trees that the store keeps of itself.
+    private func trees() throws(StoreError) {
+        let (rebuilt, freed) = try store.rebuildTrees(from: replica)
+        report.trees.add(rebuilt)
+        report.freedSegments += freed
+    }
+
+    private func dry(_ damages: [Damage], _ slot: Slot) throws(StoreError) {
+        try blocks(damages, slot)
+        if options.checkpoint == nil { report.trees.add(try store.treesToRebuild(from: replica)) }
     }
 
     // MARK: blocks

@@ -59,6 +59,8 @@ package struct EngineDefects: OptionSet, Sendable {
     package static let compactsWithoutClaims = EngineDefects(rawValue: 1 << 23)
     /// Blocks are moved without a look at what was copied.
     package static let movesUnverified = EngineDefects(rawValue: 1 << 24)
+    /// A repair of the lineage makes roots of checkpoints whose entries are lost.
+    package static let forgetsDescent = EngineDefects(rawValue: 1 << 28)
 }
 
 extension CheckpointStore {
