@@ -15,11 +15,14 @@ struct RepairCommand: ParsableCommand {
             is compared with the hash that this store has of it, so that a replica that is damaged itself, or a wrong one, does \
             no harm. From another store pages come back; blocks of the index and the catalog only from a copy of the medium.
 
-            Without --from: superblock slots that lost their twins, and space that is counted as in use though nothing \
-            needs it.
+            Without --from: superblock slots that lost their twins, space that is counted as in use though nothing needs it, \
+            and the trees that the store keeps of itself: the catalogs by id and by name, the lineage, the segment table and \
+            the forwarding tables are rebuilt, in one commit, from each other, from records and from what the segments hold. \
+            What could not be had again of them is named: names that move (`ckstore name`), mostly, which are had from --from \
+            too. Others can't save while trees are being rebuilt, which reads the whole medium once.
 
             Others can read and save meanwhile, but not delete or compact. Interrupted, it stops after the block under way; \
-            what was repaired stays. Exits with 3 when something stays damaged, with 5 when the replica has none of the \
+            what was repaired stays. Exits with 3 when something stays damaged or was lost, with 5 when the replica has none of the \
             checkpoints that have lost something.
 
             Example:
@@ -75,6 +78,12 @@ struct RepairCommand: ParsableCommand {
             for checkpoint in report.missingInReplica.sorted(by: { $0.name < $1.name }).prefix(Self.shown) {
                 standardError("ckstore: the replica does not have checkpoint \(printable(checkpoint.name)) (\(checkpoint.id))\n")
             }
+            for tree in report.trees.trees {
+                standardError(
+                    "ckstore: \(dryRun ? "would rebuild" : "rebuilt") \(tree.name) (\(counted(tree.damagedNodes, "damaged node"))) from \(tree.source)\n")
+            }
+            for loss in report.trees.losses.prefix(Self.shown) { standardError("ckstore: \(printable(loss))\n") }
+            if report.trees.losses.count > Self.shown { standardError("and \(report.trees.losses.count - Self.shown) more (--json lists all)\n") }
             if let obstacle = report.obstacle { standardError("ckstore: \(obstacle)\n") }
         }
         let result = Result(report, store, isDryRun: dryRun)
@@ -87,7 +96,7 @@ struct RepairCommand: ParsableCommand {
     private func end(_ report: RepairReport) throws {
         if report.wasCancelled { throw ExitCode(Interruption.received.map { 128 + $0 } ?? ExitStatus.failed) }
         if let obstacle = report.obstacle { throw ExitCode(ExitStatus.code(for: obstacle)) }
-        guard !report.remaining.isEmpty else { return }
+        guard !report.remaining.isEmpty || !report.trees.losses.isEmpty else { return }
         throw ExitCode(report.isReplicaForeign ? ExitStatus.notFound : ExitStatus.corrupt)
     }
 
@@ -95,6 +104,11 @@ struct RepairCommand: ParsableCommand {
         struct Remaining: Encodable {
             var damage: DamageObject
             var remedy: String
+        }
+        struct Tree: Encodable {
+            var name: String
+            var damagedNodes: Int
+            var source: String
         }
         struct Missing: Encodable {
             var name: String
@@ -112,6 +126,9 @@ struct RepairCommand: ParsableCommand {
         var rewrittenSlots: Int
         var recountedSegments: Int
         var freedSegments: Int
+        /// The trees that the store keeps of itself that were written anew, and what could not be had again of them.
+        var rebuiltTrees: [Tree]
+        var losses: [String]
         /// What stays damaged; of a dry run, everything that was found.
         var remaining: [Remaining]
         /// Checkpoints that lost something and that the replica does not have.
@@ -130,18 +147,21 @@ struct RepairCommand: ParsableCommand {
             rewrittenSlots = report.rewrittenSlots
             recountedSegments = report.recountedSegments
             freedSegments = report.freedSegments
+            rebuiltTrees = report.trees.trees.map { Tree(name: $0.name, damagedNodes: $0.damagedNodes, source: $0.source) }
+            losses = report.trees.losses
             remaining = report.remaining.map { Remaining(damage: DamageObject($0.damage), remedy: $0.remedy) }
             missingInReplica = report.missingInReplica.map { Missing(name: $0.name, id: $0.id.description) }
             obstacle = report.obstacle.map(FailureObject.init)
         }
 
         var summary: String {
-            if foundDamages == 0, rewrittenSlots + recountedSegments + freedSegments == 0 { return "\(medium): sound, nothing to repair\n" }
+            if foundDamages == 0, rewrittenSlots + recountedSegments + freedSegments + rebuiltTrees.count == 0 { return "\(medium): sound, nothing to repair\n" }
             let done =
                 "\(counted(rewrittenBlocks, "block")) in place, \(counted(forwardedRuns, "run")) anew, "
-                + "\(counted(rewrittenSlots, "slot")), \(counted(recountedSegments, "count")), freed \(counted(freedSegments, "segment"))"
+                + "\(counted(rebuiltTrees.count, "tree")), \(counted(rewrittenSlots, "slot")), \(counted(recountedSegments, "count")), freed \(counted(freedSegments, "segment"))"
             if isDryRun { return "\(medium): \(counted(foundDamages, "damaged place")); would repair \(done)\n" }
-            let end = remaining.isEmpty ? "everything is sound now" : "\(counted(remaining.count, "damaged place")) left"
+            let whole = losses.isEmpty ? "everything is sound now" : "all is sound now, \(counted(losses.count, "thing")) lost"
+            let end = remaining.isEmpty ? whole : "\(counted(remaining.count, "damaged place")) left"
             return "\(medium): repaired \(done); \(wasInterrupted ? "interrupted" : end)\n"
         }
     }

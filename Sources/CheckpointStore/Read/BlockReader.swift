@@ -141,8 +141,18 @@ extension CheckpointStore {
     func decodeInPlace<T>(
         _ pointer: BlockPointer, _ decode: (RawSpan) throws(FormatError) -> T
     ) throws(StoreError) -> T {
-        let bytes = try readInPlace(pointer)
-        do { return unsafe try decode(bytes.span.bytes) } catch { throw medium.corrupt(error, at: try placeOf(pointer)) }
+        do throws(StoreError) {
+            let bytes = try readInPlace(pointer)
+            do { return unsafe try decode(bytes.span.bytes) } catch { throw medium.corrupt(error, at: try placeOf(pointer)) }
+        } catch { throw withRemedy(error, pointer) }
+    }
+
+    /// What can be done about damage in a tree that the store keeps of itself.
+    private func withRemedy(_ error: StoreError, _ pointer: BlockPointer) -> StoreError {
+        guard error.isDamage, SegmentClass(holding: pointer.kind) == .catalog else { return error }
+        var error = error
+        error.remedy = "Run `ckstore repair \(medium.name)`: it rebuilds what the store keeps of itself."
+        return error
     }
 
     /// Damage in the block that is at `pointer` itself: it is sound but does not belong where it was found.

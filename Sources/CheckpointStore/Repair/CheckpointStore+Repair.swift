@@ -15,7 +15,8 @@ extension CheckpointStore {
     ///
     /// Blocks that the replica has byte for byte (a copy of the medium) are written again where they were. Runs are built anew from the
     /// pages of the replica's checkpoints of the same ids, each compared with the hash that this store's leaves name. Without a replica:
-    /// superblock slots that lost their twins, counts of the segment table, and segments in which nothing lives.
+    /// superblock slots that lost their twins, counts of the segment table, segments in which nothing lives, and the trees that the store
+    /// keeps of itself (`TreeRepairReport`).
     ///
     /// Reads everything that is stored twice when something is repaired. What was repaired is durable on return, and in part when this
     /// throws. Blocks; nobody can delete or compact for as long as blocks are being written.
@@ -234,6 +235,8 @@ private final class Repair {
                 : "The replica does not have these pages: try another one, or delete the checkpoints."
         case .leaf?, .patchLeaf?, .inner?, .checkpointRecord?:
             return "A block of the index can only be had from a copy of this medium (`ckstore repair --from` that); otherwise \(newStore)."
+        case .catalogNode?, .tableLeaf?, .tableInner?, .forwardingTable?:
+            return "A tree that the store keeps of itself: repairing rebuilds it (`ckstore repair`)."
         case nil where damage.losses.isEmpty:
             return "Checkpoints can be read without it, but writing is not safe: \(newStore)."
         default: return "It can't be put right in place: \(newStore)."

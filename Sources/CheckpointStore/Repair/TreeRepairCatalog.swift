@@ -16,6 +16,8 @@ struct CatalogRecovery {
     private let blocks: BlockReader
     private(set) var values: [CheckpointID: CatalogValue]
     private(set) var names: [[UInt8]: CheckpointID]
+    /// Of whom the generation of the commit is not known for certain.
+    private(set) var estimated: Set<CheckpointID> = []
     /// Whether the trees must be written anew.
     private(set) var changesIDs: Bool
     private(set) var changesNames: Bool
@@ -76,6 +78,7 @@ struct CatalogRecovery {
     private mutating func findRecord(_ id: CheckpointID) throws(StoreError) {
         if let (value, _) = try record(of: id) {
             values[id] = value
+            if scan.values[id] != value { estimated.insert(id) }
             return
         }
         let name = survey.names.first { $0.value == id }.map { String(decoding: $0.key, as: UTF8.self) } ?? scan.names[id]

@@ -32,6 +32,8 @@ struct TreeScan: Sendable {
     private(set) var names: [CheckpointID: String] = [:]
     /// Of older catalogs: the last life of each checkpoint.
     private(set) var values: [CheckpointID: CatalogValue] = [:]
+    /// The generations in which each id was committed: one that was received again has several.
+    private(set) var lives: [CheckpointID: Set<UInt64>] = [:]
     /// Of older lineages: every copy of a member's entry.
     private(set) var members: [CheckpointID: [(birth: BlockBirth, parent: CheckpointID?)]] = [:]
     private(set) var references: [[UInt8]: (birth: BlockBirth, id: CheckpointID)] = [:]
@@ -107,6 +109,7 @@ struct TreeScan: Sendable {
             switch node.tree {
             case .byID:
                 guard let id = CatalogTree.id(ofKey: entry.key), let value = try? CatalogValue.decode(bytes) else { continue }
+                lives[id, default: []].insert(value.generation.rawValue)
                 if values[id].map({ $0.generation < value.generation }) ?? true { values[id] = value }
             case .lineage: addLineage(entry.key, bytes, birth)
             case .byName, .forwarding: continue
