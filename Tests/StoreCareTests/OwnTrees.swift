@@ -38,6 +38,28 @@ extension SimulatedDevice {
         return walk.nodes
     }
 
+    /// Makes everything zero in segments of the catalog's class that the newest slot does not reach: older copies of nodes.
+    func eraseOlderNodes() throws {
+        let slot = try newestSlot()
+        let size = Int(slot.geometry.segmentSize)
+        var kept: [Int: Set<Int>] = [:]
+        for node in try ownNodes() {
+            let first = Int(node.pointer.offset.rawValue) / blockAlignment
+            let count = (Int(node.pointer.storedLength) + blockAlignment - 1) / blockAlignment
+            kept[Int(node.pointer.segment.rawValue), default: []].formUnion(first..<first + count)
+        }
+        for number in 0..<Int(slot.geometry.segmentCount) {
+            let start = slot.geometry.offset(of: SegmentIndex(number))
+            let header = bytes(at: start, count: SegmentHeader.encodedLength)
+            guard unsafe (try? SegmentHeader.decode(header.span.bytes))?.segmentClass == .catalog else { continue }
+            var content = bytes(at: start, count: size)
+            for unit in 2..<size / blockAlignment where kept[number]?.contains(unit) != true {
+                for byte in unit * blockAlignment..<(unit + 1) * blockAlignment where content[byte] != 0 { content[byte] = 0 }
+            }
+            overwrite(at: start, with: content)
+        }
+    }
+
     /// Makes a node unreadable: one bit of it, or all of it.
     func destroy(_ node: OwnNode, _ random: inout SeededGenerator, wholly: Bool) {
         if wholly {

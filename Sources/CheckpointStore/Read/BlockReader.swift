@@ -157,8 +157,9 @@ extension CheckpointStore {
 
     /// Damage in the block that is at `pointer` itself: it is sound but does not belong where it was found.
     func misplaced(_ pointer: BlockPointer, _ reason: String) -> StoreError {
-        medium.corrupt(
+        let error = medium.corrupt(
             FormatError(.misplaced, subject: pointer.kind.name, reason: reason), at: geometry.position(of: pointer))
+        return withRemedy(error, pointer)
     }
 
     /// Where `pointer` points, after checking that this is inside the store.

@@ -2,7 +2,8 @@
 //
 // Invariants:
 // - A checkpoint is put back only when something that can be read says that it lives: the other catalog, the lineage, or the count of
-//   checkpoints in the superblock. What is merely found on the medium may have been deleted.
+//   checkpoints in the superblock. What is merely found on the medium may have been deleted: where that is all there is, nothing is
+//   changed.
 // - Its record has been read, and is that of its id.
 
 import StoreFormat
@@ -68,9 +69,13 @@ struct CatalogRecovery {
             for one in found { values[one.id] = one.value }
             return
         }
-        for one in found {
-            losses.append("checkpoint \(one.name) (\(one.id)) may have been deleted or not, so that it was left out")
-        }
+        // To leave some out would give their blocks away for ever; to take all in would bring deleted ones back.
+        let names = found.prefix(5).map(\.name).joined(separator: ", ")
+        throw StoreError(
+            .corrupt,
+            "the catalogs and the lineage can't be read, and it can't be told which \(missing) of \(found.count) checkpoints that were found "
+                + "(\(names)\(found.count > 5 ? ", …" : "")) have not been deleted",
+            remedy: "Save what can be read into a new store (`ckstore salvage`), or repair from a copy of the medium.", medium: store.medium.name)
     }
 
     // MARK: records

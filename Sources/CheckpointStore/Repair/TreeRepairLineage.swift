@@ -245,7 +245,18 @@ struct LineageRecovery {
         for (key, _) in scan.references where references[key] == nil && key != latest && lost.contains(CheckpointID.zeroKey + key) {
             noteLost(key, "set it again, if it is still wanted (`ckstore name set`)")
         }
+        noteUnknownNames(lost)
         if references[latest] == nil, lost.contains(LineageKey.reference(Reference.latest).bytes) { references[latest] = newest() }
+    }
+
+    /// A name whose only copy was in the lost node is known by nobody. A commit that added a checkpoint has hardly added a name too.
+    private mutating func noteUnknownNames(_ lost: LostKeys) {
+        guard let written = lost.birth(of: LineageKey.reference(Reference.latest).bytes) else { return }
+        let wasSave = values.contains { !catalog.estimated.contains($0.key) && BlockBirth($0.value.generation) == written }
+        let copied = scan.references.values.map(\.birth).max()
+        if copied == nil || (copied.map { $0 < written } ?? false && !wasSave) {
+            losses.append("names that move which were set last, in generation \(written.rawValue), may be lost")
+        }
     }
 
     private mutating func noteLost(_ key: [UInt8], _ reason: String) {
