@@ -238,7 +238,7 @@ private final class Repair {
         case .catalogNode?, .tableLeaf?, .tableInner?, .forwardingTable?:
             return "A tree that the store keeps of itself: repairing rebuilds it (`ckstore repair`)."
         case nil where damage.losses.isEmpty:
-            return "Checkpoints can be read without it, but writing is not safe: \(newStore)."
+            return "Checkpoints can be read without it, but writing is not safe. Run `ckstore repair`; if it stays, \(newStore)."
         default: return "It can't be put right in place: \(newStore)."
         }
     }

@@ -95,7 +95,8 @@ private struct TreeRepair {
         blocks.recovered = recovered
         let catalog = try CatalogRecovery(store, survey, scan, blocks)
         let walk = try TreeRepairWalk(catalog.values, blocks, recovered, pageHashSeed: slot.pageHashSeed)
-        let isLineageWhole = survey.damaged[.lineage] == nil && catalog.values.count == survey.values.count && survey.damaged[.byID] == nil
+        let members = Set(survey.members.filter { $0.value.state == .living }.keys)
+        let isLineageWhole = survey.damaged[.lineage] == nil && members == Set(catalog.values.keys)
         if !isLineageWhole { lineage = try LineageRecovery(store, survey, scan, blocks, catalog, replica: replica) }
         moves = Self.moves(survey, recovered, walk)
         (self.scan, self.walk, self.catalog) = (scan, walk, catalog)
