@@ -202,6 +202,8 @@ public struct TableInner: Hashable, Sendable {
     }
 
     static let fixedLength = 48
+    /// Bytes of a node with so many children.
+    public static func encodedLength(children: Int) -> Int { fixedLength + children * BlockPointer.encodedLength }
     /// The longest node: all children present.
     public static let maximumLength = fixedLength + SegmentTable.fanout * BlockPointer.encodedLength
 

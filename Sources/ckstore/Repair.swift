@@ -15,13 +15,18 @@ struct RepairCommand: ParsableCommand {
             the lost block is that block, byte for byte; nothing else is written. Superblock slots that lost their twins come \
             back too, and space that is counted as in use though nothing needs it. All this needs no other store.
 
+            The trees that the store keeps of itself, too: the catalogs by id and by name, the lineage, the segment table and the \
+            forwarding tables are rebuilt, in one commit, from each other, from records and from what the segments hold. What could \
+            not be had again of them is named: names that move (`ckstore name`), mostly, which are had from --from. Others can't \
+            save while trees are being rebuilt, which reads the whole medium once.
+
             With --from it gets pages from a store that holds the same checkpoints, as `ckstore sync` and `ckstore receive` \
             make them, or whole blocks from a copy of this store's medium. Every page is compared with the hash that this store \
             has of it, so that a replica that is damaged itself, or a wrong one, does no harm. What a replica has also makes \
             more of the index derivable: the records of checkpoints, and leaves in which pages became zero.
 
             Others can read and save meanwhile, but not delete or compact. Interrupted, it stops after the block under way; \
-            what was repaired stays. Exits with 3 when something stays damaged, with 5 when the replica has none of the \
+            what was repaired stays. Exits with 3 when something stays damaged or was lost, with 5 when the replica has none of the \
             checkpoints that have lost something.
 
             Example:
@@ -83,6 +88,12 @@ struct RepairCommand: ParsableCommand {
                 standardError("ckstore: \(dryRun ? "can be derived" : "derived"): \(one.block)\(elsewhere)\n")
             }
             if report.derived.count > Self.shown { standardError("and \(report.derived.count - Self.shown) more (--json lists all)\n") }
+            for tree in report.trees.trees {
+                standardError(
+                    "ckstore: \(dryRun ? "would rebuild" : "rebuilt") \(tree.name) (\(counted(tree.damagedNodes, "damaged node"))) from \(tree.source)\n")
+            }
+            for loss in report.trees.losses.prefix(Self.shown) { standardError("ckstore: \(printable(loss))\n") }
+            if report.trees.losses.count > Self.shown { standardError("and \(report.trees.losses.count - Self.shown) more (--json lists all)\n") }
             if let obstacle = report.obstacle { standardError("ckstore: \(obstacle)\n") }
         }
         let result = Result(report, store, isDryRun: dryRun)
@@ -95,7 +106,7 @@ struct RepairCommand: ParsableCommand {
     private func end(_ report: RepairReport) throws {
         if report.wasCancelled { throw ExitCode(Interruption.received.map { 128 + $0 } ?? ExitStatus.failed) }
         if let obstacle = report.obstacle { throw ExitCode(ExitStatus.code(for: obstacle)) }
-        guard !report.remaining.isEmpty else { return }
+        guard !report.remaining.isEmpty || !report.trees.losses.isEmpty else { return }
         throw ExitCode(report.isReplicaForeign ? ExitStatus.notFound : ExitStatus.corrupt)
     }
 
@@ -110,6 +121,11 @@ struct RepairCommand: ParsableCommand {
             var segmentOffsetBytes: UInt32
             /// Whether it had to go to another place.
             var isForwarded: Bool
+        }
+        struct Tree: Encodable {
+            var name: String
+            var damagedNodes: Int
+            var source: String
         }
         struct Missing: Encodable {
             var name: String
@@ -130,6 +146,9 @@ struct RepairCommand: ParsableCommand {
         var rewrittenSlots: Int
         var recountedSegments: Int
         var freedSegments: Int
+        /// The trees that the store keeps of itself that were written anew, and what could not be had again of them.
+        var rebuiltTrees: [Tree]
+        var losses: [String]
         /// What stays damaged; of a dry run, everything that was found.
         var remaining: [Remaining]
         /// Checkpoints that lost something and that the replica does not have.
@@ -153,19 +172,22 @@ struct RepairCommand: ParsableCommand {
             rewrittenSlots = report.rewrittenSlots
             recountedSegments = report.recountedSegments
             freedSegments = report.freedSegments
+            rebuiltTrees = report.trees.trees.map { Tree(name: $0.name, damagedNodes: $0.damagedNodes, source: $0.source) }
+            losses = report.trees.losses
             remaining = report.remaining.map { Remaining(damage: DamageObject($0.damage), remedy: $0.remedy) }
             missingInReplica = report.missingInReplica.map { Missing(name: $0.name, id: $0.id.description) }
             obstacle = report.obstacle.map(FailureObject.init)
         }
 
         var summary: String {
-            if foundDamages == 0, rewrittenSlots + recountedSegments + freedSegments == 0 { return "\(medium): sound, nothing to repair\n" }
+            if foundDamages == 0, rewrittenSlots + recountedSegments + freedSegments + rebuiltTrees.count == 0 { return "\(medium): sound, nothing to repair\n" }
             let done =
                 "\(counted(rewrittenBlocks, "block")) in place, \(counted(derivedBlocks.count, "block")) derived, "
                 + "\(counted(forwardedRuns, "run")) anew, "
-                + "\(counted(rewrittenSlots, "slot")), \(counted(recountedSegments, "count")), freed \(counted(freedSegments, "segment"))"
+                + "\(counted(rebuiltTrees.count, "tree")), \(counted(rewrittenSlots, "slot")), \(counted(recountedSegments, "count")), freed \(counted(freedSegments, "segment"))"
             if isDryRun { return "\(medium): \(counted(foundDamages, "damaged place")); would repair \(done)\n" }
-            let end = remaining.isEmpty ? "everything is sound now" : "\(counted(remaining.count, "damaged place")) left"
+            let whole = losses.isEmpty ? "everything is sound now" : "all is sound now, \(counted(losses.count, "thing")) lost"
+            let end = remaining.isEmpty ? whole : "\(counted(remaining.count, "damaged place")) left"
             return "\(medium): repaired \(done); \(wasInterrupted ? "interrupted" : end)\n"
         }
     }

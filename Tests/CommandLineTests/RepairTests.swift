@@ -86,3 +86,27 @@ private func scene() throws -> (box: Sandbox, replica: String, memory: [UInt8]) 
     try box.expect(0, "verify", box.store, "--deep")
     #expect(try box.expect(0, "restore", box.store, "one", "--region", "ram=-").output == memory)
 }
+
+@Test func `repair rebuilds the segment table of a store, and says so`() throws {
+    let (box, _, memory) = try scene()
+    let bytes = try Data(contentsOf: URL(fileURLWithPath: box.store))
+    let handle = try #require(FileHandle(forUpdatingAtPath: box.store))
+    // Every copy of a leaf of the table, the one in use among them.
+    var start = bytes.startIndex
+    while let found = bytes.range(of: Data("CKTL".utf8), in: start..<bytes.endIndex) {
+        try handle.seek(toOffset: UInt64(found.lowerBound))
+        try handle.write(contentsOf: Data(count: 32))
+        start = found.upperBound
+    }
+    try handle.close()
+    let refused = try box.expect(3, "delete", box.store, "one")
+    #expect(refused.errors.contains("ckstore repair"), "\(refused.errors)")
+    let dry = try box.expect(3, "repair", box.store, "--dry-run")
+    #expect(dry.errors.contains("would rebuild segment table"), "\(dry.errors)")
+    let result = try box.expect(0, "repair", box.store, "--json").object()
+    #expect((result["rebuiltTrees"] as? [[String: Any]])?.first?["name"] as? String == "segment table", "\(result)")
+    try box.expect(0, "verify", box.store, "--deep")
+    #expect(try box.expect(0, "restore", box.store, "one", "--region", "ram=-").output == memory)
+    try box.expect(0, "delete", box.store, "one")
+    try box.expect(0, "verify", box.store, "--deep")
+}

@@ -15,6 +15,11 @@ package struct LineageModel: Sendable {
 
     package init() {}
 
+    /// The lineage that a store has.
+    package init(_ members: [CheckpointID: LineageMember]) {
+        self.members = members.mapValues { Member(parent: $0.parent, isDeleted: $0.isDeleted) }
+    }
+
     package mutating func add(_ id: CheckpointID, over parent: CheckpointID?) {
         members[id] = Member(parent: parent, isDeleted: false)
     }
@@ -36,7 +41,11 @@ package struct LineageModel: Sendable {
         let found = try snapshot.lineage().mapValues { Member(parent: $0.parent, isDeleted: $0.isDeleted) }
         guard found != members else { return }
         let wrong = Set(found.keys).union(members.keys).sorted().first { found[$0] != members[$0] }
-        throw Mismatch("lineage: \(found.count) members instead of \(members.count); \(wrong.map { "\($0)" } ?? "") is another")
+        throw Mismatch("lineage: \(found.count) members instead of \(members.count); \(wrong.map { "\($0): \(describe(found[$0])) instead of \(describe(members[$0]))" } ?? "")")
+    }
+
+    private func describe(_ member: Member?) -> String {
+        member.map { "\($0.isDeleted ? "deleted" : "living"), over \($0.parent.map { "\($0)" } ?? "none")" } ?? "nothing"
     }
 
     private mutating func collapse(_ id: CheckpointID) {

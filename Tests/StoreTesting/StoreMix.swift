@@ -166,6 +166,12 @@ package struct StoreMix {
         for name in doomed { remove(name) }
     }
 
+    /// Deletes one that no name keeps.
+    mutating func delete(_ name: String, _ store: CheckpointStore) throws {
+        if let obstacle = try store.delete([name]).obstacle { throw obstacle }
+        remove(name)
+    }
+
     private mutating func prune(_ store: CheckpointStore) throws {
         count(.prune)
         var policy = RetentionPolicy()

@@ -37,6 +37,11 @@ extension CommitTransaction {
         slot.lineage = lineage.rootPointer
         slot.forwarding = forwarding.rootPointer
         slot.segmentTable = table.rootPointer
+        settleFeatures()
+    }
+
+    /// Brings the features and their names in line with the roots.
+    func settleFeatures() {
         slot.incompat = slot.forwarding == nil ? slot.incompat & ~Feature.forwarding : slot.incompat | Feature.forwarding
         // Names of features that this version does not know stay as they are.
         let known = Feature.names.map { ($0.mask.rawValue, $0.bit) }
@@ -176,7 +181,7 @@ extension CommitTransaction {
 
     /// Makes the rest of a fresh segment zero: nodes of an earlier store there would look like those of commits whose slots
     /// were lost. What is zero already is left as it is.
-    private func clear(_ segment: SegmentIndex, from start: Int) throws(StoreError) {
+    func clear(_ segment: SegmentIndex, from start: Int) throws(StoreError) {
         let size = Int(slot.geometry.segmentSize)
         guard start < size else { return }
         let buffer = AlignedBuffer(count: min(size - start, Self.clearedBytes))
@@ -202,7 +207,7 @@ extension CommitTransaction {
             kind: header.kind, codec: .raw, keyID: 0, birth: header.birth, checksum: header.checksum)
     }
 
-    private func header(of segment: SegmentIndex) -> [UInt8] {
+    func header(of segment: SegmentIndex) -> [UInt8] {
         SegmentHeader(
             storeUUID: slot.uuid, segment: segment, segmentClass: .catalog, baseGeneration: base.generation,
             segmentSize: slot.geometry.segmentSize, birth: BlockBirth(generation)

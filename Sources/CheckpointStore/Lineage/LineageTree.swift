@@ -101,7 +101,8 @@ struct LineageTree {
                 continue
             }
             if next.isBelow || !store.has(.forgetsSiblings) {
-                pending += try children(of: next.id).map { Neighbour(id: $0, isBelow: next.isBelow) }
+                // Nobody knows who of those below a tombstone that gathers descends from whom.
+                pending += try children(of: next.id).map { Neighbour(id: $0, isBelow: next.isBelow || next.id.isGathering) }
             }
             if !next.isBelow, let parent = node.parent { pending.append(Neighbour(id: parent, isBelow: false)) }
         }

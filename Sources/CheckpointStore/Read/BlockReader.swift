@@ -18,10 +18,13 @@ struct BlockReader: Sendable {
     let store: CheckpointStore
     /// The root of the generation's forwarding tree; nil: no block was ever moved.
     let forwarding: BlockPointer?
+    /// In a repair, where blocks are of which the forwarding tables can't be read; takes the place of `forwarding`.
+    var recovered: RecoveredMoves?
 
     /// Where the block at `pointer` is.
     @inline(__always)
     func resolve(_ pointer: BlockPointer) throws(StoreError) -> ResolvedBlock {
+        if let recovered { return try recovered.resolve(pointer) }
         guard let forwarding, pointer.kind.isForwarded else { return ResolvedBlock(pointer: pointer, kept: nil) }
         return try store.forwardingMap.resolve(pointer, root: forwarding, store: store)
     }
@@ -138,14 +141,25 @@ extension CheckpointStore {
     func decodeInPlace<T>(
         _ pointer: BlockPointer, _ decode: (RawSpan) throws(FormatError) -> T
     ) throws(StoreError) -> T {
-        let bytes = try readInPlace(pointer)
-        do { return unsafe try decode(bytes.span.bytes) } catch { throw medium.corrupt(error, at: try placeOf(pointer)) }
+        do throws(StoreError) {
+            let bytes = try readInPlace(pointer)
+            do { return unsafe try decode(bytes.span.bytes) } catch { throw medium.corrupt(error, at: try placeOf(pointer)) }
+        } catch { throw withRemedy(error, pointer) }
+    }
+
+    /// What can be done about damage in a tree that the store keeps of itself.
+    private func withRemedy(_ error: StoreError, _ pointer: BlockPointer) -> StoreError {
+        guard error.isDamage, SegmentClass(holding: pointer.kind) == .catalog else { return error }
+        var error = error
+        error.remedy = "Run `ckstore repair \(medium.name)`: it rebuilds what the store keeps of itself."
+        return error
     }
 
     /// Damage in the block that is at `pointer` itself: it is sound but does not belong where it was found.
     func misplaced(_ pointer: BlockPointer, _ reason: String) -> StoreError {
-        medium.corrupt(
+        let error = medium.corrupt(
             FormatError(.misplaced, subject: pointer.kind.name, reason: reason), at: geometry.position(of: pointer))
+        return withRemedy(error, pointer)
     }
 
     /// Where `pointer` points, after checking that this is inside the store.

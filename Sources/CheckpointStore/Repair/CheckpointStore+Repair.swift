@@ -16,7 +16,8 @@ extension CheckpointStore {
     /// Blocks that the replica has byte for byte (a copy of the medium) are written again where they were. Blocks of the index are made
     /// again from what stands around them, with a replica or without: what has the checksum of the pointer is what was written. Runs are
     /// built anew from the pages of the replica's checkpoints of the same ids, each compared with the hash that this store's leaves name.
-    /// Without a replica, too: superblock slots that lost their twins, counts of the segment table, and segments in which nothing lives.
+    /// Without a replica, too: superblock slots that lost their twins, counts of the segment table,
+    /// segments in which nothing lives, and the trees that the store keeps of itself (`TreeRepairReport`).
     ///
     /// Reads everything that is stored twice when something is repaired. What was repaired is durable on return, and in part when this
     /// throws. Blocks; nobody can delete or compact for as long as blocks are being written.
@@ -45,6 +46,7 @@ extension CheckpointStore {
 private final class Repair {
     private let store: CheckpointStore
     private let options: RepairOptions
+    private let replica: CheckpointStore?
     private let donor: PageDonor?
     private var report: RepairReport
     /// Blocks of the index that could not be derived when it was tried last.
@@ -59,6 +61,7 @@ private final class Repair {
     init(_ store: CheckpointStore, _ replica: CheckpointStore?, _ options: RepairOptions) throws(StoreError) {
         self.store = store
         self.options = options
+        self.replica = replica
         let slot = try store.newestSlot()
         if let replica { donor = try PageDonor(replica, pageHashSeed: slot.pageHashSeed) } else { donor = nil }
         report = RepairReport(found: VerifyReport(generation: slot.generation))
@@ -79,7 +82,7 @@ private final class Repair {
             try noteMissing(found.damages)
             let before = report.changes
             do throws(StoreError) {
-                if options.isDryRun { try blocks(found.damages, slot) } else { try change(found.damages, slot) }
+                if options.isDryRun { try dry(found.damages, slot) } else { try change(found.damages, slot) }
             } catch {
                 guard error.code != .storeFailed, error.code != .readOnly else { throw error }
                 if error.code == .cancelled { report.wasCancelled = true } else { report.obstacle = error }
@@ -100,11 +103,24 @@ private final class Repair {
             // First what needs no commit: a store whose last flush failed takes none before it is sound.
             try blocks(damages, slot)
             guard options.checkpoint == nil else { return }
+            try trees()
             report.rewrittenSlots += try store.rewriteTwins()
             let counted = try store.recount()
             report.recountedSegments += counted.recounted
             report.freedSegments += counted.freed
         }
+    }
+
+    /// The trees that the store keeps of itself.
+    private func trees() throws(StoreError) {
+        let (rebuilt, freed) = try store.rebuildTrees(from: replica)
+        report.trees.add(rebuilt)
+        report.freedSegments += freed
+    }
+
+    private func dry(_ damages: [Damage], _ slot: Slot) throws(StoreError) {
+        try blocks(damages, slot)
+        if options.checkpoint == nil { report.trees.add(try store.treesToRebuild(from: replica)) }
     }
 
     // MARK: blocks
@@ -232,8 +248,10 @@ private final class Repair {
                 : "The replica does not have these pages: try another one, or delete the checkpoints."
         case .leaf?, .patchLeaf?, .inner?, .checkpointRecord?:
             return damage.block.map(indexRemedy) ?? newStore
+        case .catalogNode?, .tableLeaf?, .tableInner?, .forwardingTable?:
+            return "A tree that the store keeps of itself: repairing rebuilds it (`ckstore repair`)."
         case nil where damage.losses.isEmpty:
-            return "Checkpoints can be read without it, but writing is not safe: \(newStore)."
+            return "Checkpoints can be read without it, but writing is not safe. Run `ckstore repair`; if it stays, \(newStore)."
         default: return "It can't be put right in place: \(newStore)."
         }
     }

@@ -68,7 +68,7 @@ extension CheckpointStore {
     }
 
     /// Makes one more generation, so that freed segments may be used again, and gives them back to the medium.
-    private func giveBack(_ freed: [SegmentIndex], _ generation: Generation) throws(StoreError) {
+    func giveBack(_ freed: [SegmentIndex], _ generation: Generation) throws(StoreError) {
         guard !freed.isEmpty else { return }
         try advanceGeneration(beyond: generation)
         _ = try discard(freed)

@@ -71,6 +71,8 @@ public struct RepairReport: Sendable {
     public var recountedSegments = 0
     /// Segments in which nothing lives any more, and which are free now.
     public var freedSegments = 0
+    /// The trees that the store keeps of itself: which of them were written anew, and what could not be had again.
+    public var trees = TreeRepairReport()
     /// Checkpoints that lost something and that the replica does not have. In no order that means something.
     public var missingInReplica: [AffectedCheckpoint] = []
     /// True when the replica has none of the checkpoints that lost something.
@@ -85,7 +87,9 @@ public struct RepairReport: Sendable {
     init(found: VerifyReport) { self.found = found }
 
     /// Blocks, slots and counts that were put right.
-    var changes: Int { rewrittenBlocks + derived.count + forwardedRuns + rewrittenSlots + recountedSegments + freedSegments }
-    /// True when nothing stays damaged.
-    public var isWhole: Bool { remaining.isEmpty && obstacle == nil && !wasCancelled }
+    var changes: Int {
+        rewrittenBlocks + derived.count + forwardedRuns + rewrittenSlots + recountedSegments + freedSegments + trees.trees.count
+    }
+    /// True when nothing stays damaged, and nothing was lost.
+    public var isWhole: Bool { trees.losses.isEmpty && remaining.isEmpty && obstacle == nil && !wasCancelled }
 }

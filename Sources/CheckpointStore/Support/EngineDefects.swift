@@ -63,6 +63,8 @@ package struct EngineDefects: OptionSet, Sendable {
     package static let movesUnverified = EngineDefects(rawValue: 1 << 24)
     /// A repair takes its first guess of the right length for the block that was committed.
     package static let derivesUnchecked = EngineDefects(rawValue: 1 << 25)
+    /// A repair of the lineage makes roots of checkpoints whose entries are lost.
+    package static let forgetsDescent = EngineDefects(rawValue: 1 << 28)
 }
 
 extension CheckpointStore {
