@@ -111,6 +111,6 @@ final class CatalogRound {
         defer { store.unclaim(claimed) }
         for segment in freed where try store.lockClaim(segment) { claimed.append(segment) }
         try store.advanceGeneration(beyond: generation)
-        try store.discard(claimed)
+        report.givenBackBytes += try store.discard(claimed)
     }
 }
