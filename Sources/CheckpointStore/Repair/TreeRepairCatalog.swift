@@ -75,7 +75,8 @@ struct CatalogRecovery {
             .corrupt,
             "the catalogs and the lineage can't be read, and it can't be told which \(missing) of \(found.count) checkpoints that were found "
                 + "(\(names)\(found.count > 5 ? ", …" : "")) have not been deleted",
-            remedy: "Save what can be read into a new store (`ckstore salvage`), or repair from a copy of the medium.", medium: store.medium.name)
+            remedy: "Save what can be read into a new store (`ckstore salvage`), or repair from a copy of the medium.",
+            medium: store.medium.name)
     }
 
     // MARK: records

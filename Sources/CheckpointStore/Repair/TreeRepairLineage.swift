@@ -90,7 +90,9 @@ struct LineageRecovery {
             if let parent = survey.edges[person.id] { return Person(id: parent) }
         }
         if store.has(.forgetsDescent) { return nil }
-        if let (parent, time) = savedOver(person) ?? copiedParent(person) ?? placeOfEmpty(person) { return parent.map { self.person($0, at: time) } }
+        if let (parent, time) = savedOver(person) ?? copiedParent(person) ?? placeOfEmpty(person) {
+            return parent.map { self.person($0, at: time) }
+        }
         unknown.append(person)
         return nil
     }
@@ -238,7 +240,8 @@ struct LineageRecovery {
         let had = (try? replica?.snapshot().references()) ?? []
         for reference in had where reference.name != Reference.latest {
             let key = CatalogTree.key(reference.name)
-            guard lost.contains(LineageKey.reference(reference.name).bytes), values[reference.checkpoint] != nil, catalog.names[key] == nil else { continue }
+            guard lost.contains(LineageKey.reference(reference.name).bytes), values[reference.checkpoint] != nil, catalog.names[key] == nil
+            else { continue }
             references[key] = reference.checkpoint
         }
         let latest = CatalogTree.key(Reference.latest)

@@ -128,7 +128,8 @@ struct TreeScan: Sendable {
     }
 
     private mutating func addTable(_ bytes: RawSpan) {
-        guard let header = try? Block.peek(bytes), header.birth.rawValue <= newest, let table = try? ForwardingTable.decode(bytes) else { return }
+        guard let header = try? Block.peek(bytes), header.birth.rawValue <= newest, let table = try? ForwardingTable.decode(bytes)
+        else { return }
         for entry in table.entries {
             let key = ForwardingKey(segment: table.segment, offset: entry.offset, birth: entry.birth)
             if moves[key].map({ $0.birth < header.birth }) ?? true { moves[key] = (header.birth, entry) }

@@ -96,7 +96,8 @@ struct TableRecovery {
 
     private func free(_ segmentClass: SegmentClass?, _ birth: BlockBirth) -> SegmentEntry {
         SegmentEntry(
-            isUsed: false, segmentClass: segmentClass ?? .runs, committedLength: 0, live: 0, written: 0, birth: birth, freedGeneration: generation)
+            isUsed: false, segmentClass: segmentClass ?? .runs, committedLength: 0, live: 0, written: 0, birth: birth,
+            freedGeneration: generation)
     }
 
     private mutating func claim(_ segment: SegmentIndex) throws(StoreError) -> Bool {
