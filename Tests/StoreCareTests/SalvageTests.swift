@@ -188,9 +188,9 @@ private func compare(_ bytes: [UInt8], _ region: SalvagedRegion, _ model: ModelC
 
     @Test func `a target that is full ends the work with a report of what was copied`() async throws {
         try await onPlainThread {
-            let history = try History(seed: 131)
+            let history = try History(seed: 131, checkpoints: 30)
             let target = try CheckpointStore.create(
-                on: try RAMMedium.anonymous(size: .kibibytes(1280)), options: CreateOptions(segmentSize: .kibibytes(128)))
+                on: try RAMMedium.anonymous(size: .mebibytes(2)), options: CreateOptions(segmentSize: .kibibytes(128)))
             defer { target.close() }
             let report = try Salvage(try history.medium()).run(into: target)
             #expect(report.obstacle?.code == .noSpace && !report.isWhole)

@@ -113,16 +113,10 @@ public final class Scrubber {
         guard try isThere(job, in: snapshot.slot) else { return .vanished }
         let trees = verifier.trees
         let end = trees.readBytes + options.sliceBytes
-        let hasBegun = Lock(false)
+        let start = trees.found
         do throws(StoreError) {
-            // A leaf at least, whatever the nodes above it took: each slice comes further.
-            try trees.verify([job], in: snapshot.slot) {
-                let isFirst = hasBegun.withLock { hasBegun in
-                    defer { hasBegun = true }
-                    return !hasBegun
-                }
-                return isFirst || trees.readBytes < end
-            }
+            // A leaf at least with what it stands on, whatever the nodes above it took: each slice comes further.
+            try trees.verify([job], in: snapshot.slot) { trees.readBytes < end || trees.found == start }
             return .done
         } catch {
             guard error.code == .cancelled else { throw error }

@@ -90,6 +90,9 @@ final class TreeVerifier: Sendable {
     /// Bytes that were found sound so far.
     var verifiedBytes: ByteCount { state.withLock { $0.bytes } }
 
+    /// Bytes that were found sound, and damages, so far: alike as long as nothing new was found.
+    var found: (soundBytes: ByteCount, damages: Int) { state.withLock { ($0.bytes, $0.log.count) } }
+
     /// The names of all records that could be read.
     var recordNames: [CheckpointID: String] { state.withLock { $0.recordNames } }
     var jobsSeen: Set<CheckpointID> { state.withLock { $0.jobsSeen } }
