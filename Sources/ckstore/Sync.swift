@@ -71,17 +71,18 @@ struct Sync: ParsableCommand {
             pause.wake()
         }
         let told = Lock(Set<Told>())
-        var obstacle = ""
+        // What is in the way is said once, for as long as it stays.
+        var obstacle: StoreError.Code?
         repeat {
             do {
                 try pass(from, to, cancellation, told)
-                obstacle = ""
+                obstacle = nil
             } catch let error as StoreError where follow {
                 // Interrupted is how following ends.
                 if error.code == .cancelled { return }
                 guard [.busy, .noSpace].contains(error.code) else { throw error }
-                if obstacle != error.description { Failure.report(error.description) }
-                obstacle = error.description
+                if obstacle != error.code { Failure.report(error.description) }
+                obstacle = error.code
             }
             guard follow else { return }
         } while pause.waitFor(milliseconds: (interval ?? 2) * 1000) { $0 ? () : nil } == nil
