@@ -189,7 +189,7 @@ static int open_session(struct ck_mount *mount, const struct ck_mount_options *o
 }
 
 int ck_mount_start(const struct ck_mount_options *options, const struct ck_mount_handler *handler, struct ck_mount **result,
-                   char *message, size_t message_room) {
+                   struct ck_mount_identity *identity, char *message, size_t message_room) {
     struct ck_mount *mount = calloc(1, sizeof *mount);
     if (!mount) return -ENOMEM;
     mount->handler = *handler;
@@ -202,6 +202,10 @@ int ck_mount_start(const struct ck_mount_options *options, const struct ck_mount
     if (!status) {
         errno = 0;
         if (fuse_session_mount(mount->session, options->path)) status = errno ? -errno : -EIO;
+    }
+    if (!status) {
+        status = ck_identify_mount(options->path, identity);
+        if (status) fuse_session_unmount(mount->session);
     }
     if (!status) {
         *result = mount;

@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <spawn.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -25,7 +26,29 @@ static int unmount_as_user(const char *path, bool detach) {
     return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EBUSY;
 }
 
-int ck_unmount(const char *path, bool detach) {
+#ifndef STATX_MNT_ID_UNIQUE
+#define STATX_MNT_ID_UNIQUE 0x00004000U
+#endif
+
+int ck_identify_mount(const char *path, struct ck_mount_identity *identity) {
+    struct statx status;
+    memset(&status, 0, sizeof status);
+    /* An older kernel ignores the number that is never used again, and one that is older still has neither: the device remains. */
+    int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
+    if (statx(AT_FDCWD, path, flags, STATX_MNT_ID | STATX_MNT_ID_UNIQUE, &status)) return -errno;
+    identity->mount = status.stx_mask & (STATX_MNT_ID | STATX_MNT_ID_UNIQUE) ? status.stx_mnt_id : 0;
+    identity->device_major = status.stx_dev_major;
+    identity->device_minor = status.stx_dev_minor;
+    return 0;
+}
+
+int ck_unmount(const char *path, const struct ck_mount_identity *identity, bool detach) {
+    struct ck_mount_identity there;
+    int status = ck_identify_mount(path, &there);
+    if (status) return status;
+    /* Somebody has taken ours off, and what is there now is not ours to take off. */
+    if (there.mount != identity->mount || there.device_major != identity->device_major || there.device_minor != identity->device_minor)
+        return -EINVAL;
     if (umount2(path, UMOUNT_NOFOLLOW | (detach ? MNT_DETACH : 0)) == 0) return 0;
     return errno == EPERM ? unmount_as_user(path, detach) : -errno;
 }

@@ -52,6 +52,8 @@ public enum SyncEvent: Sendable {
     case copied(SendItem, ReceiveReport)
     /// A name has been set or moved in the target, or kept out; not told of those that led there before.
     case named(ReferenceAdoption)
+    /// The target had it, deleted it, and still joins branches by it: it can't come again as long as these are there.
+    case passedBy(CheckpointInfo)
     /// It is gone at the source.
     case deletedAtSource(CheckpointInfo)
 }
@@ -60,6 +62,8 @@ public enum SyncEvent: Sendable {
 public struct SyncReport: Sendable {
     /// Checkpoints that the target got.
     public var copied: [CheckpointInfo] = []
+    /// Those that it lacks and can't get, since it has deleted them and still joins branches by them.
+    public var passedBy: [CheckpointInfo] = []
     /// What became of each name of the source that leads to a checkpoint that the target has.
     public var references: [ReferenceAdoption] = []
     /// Those that were deleted at the source.
@@ -79,18 +83,19 @@ extension CheckpointStore {
         var report = SyncReport()
         let source = try snapshot()
         let known = try target.snapshot()
-        var missing: StoreError?
-        let items = try source.sendItems { id in
-            do throws(StoreError) { return try known.find(id) != nil } catch {
-                missing = error
-                return true
-            }
+        let items = try source.sendItems { id throws(StoreError) in
+            try known.hasCheckpoint(id)
+        } leavingOut: { info throws(StoreError) in
+            guard try known.remembersDeleted(info.id), try !known.hasCheckpoint(info.id) else { return false }
+            report.passedBy.append(info)
+            options.event?(.passedBy(info))
+            return true
         }
-        if let missing { throw missing }
+        let copy = StoreCopy(source: source, ids: try source.checkpointIDs().reversed(), target: target, options: options)
         for item in items {
             let item = try continued(item, source, target)
             options.event?(.began(item))
-            let received = try StoreCopy(source: source, target: target, options: options).copy(item)
+            let received = try copy.copy(item)
             report.copied.append(item.checkpoint)
             report.writtenPages += received.writtenPages
             report.streamBytes += received.streamBytes
@@ -107,11 +112,11 @@ extension CheckpointStore {
     private func copyReferences(of source: Snapshot, to target: CheckpointStore) throws(StoreError) -> [ReferenceAdoption] {
         let there = try target.snapshot()
         var references: [Reference] = []
-        for (id, names) in try source.userReferences() where try there.find(id) != nil {
+        for (id, names) in try source.userReferences() where try there.hasCheckpoint(id) {
             references += names.map { Reference(name: $0, checkpoint: id) }
         }
         references.sort { Names.precedes($0.name, $1.name) }
-        return try target.adopt(references) { id throws(StoreError) in try source.find(id) != nil }
+        return try target.adopt(references) { id throws(StoreError) in try source.hasCheckpoint(id) }
     }
 
     /// The item from where the target has it already.
@@ -130,11 +135,14 @@ extension CheckpointStore {
         let here = try snapshot()
         let named = try here.userReferences()
         for info in try here.checkpointsInSendingOrder().dropLast(count) {
-            guard named[info.id] == nil, try known.find(info.id) != nil else { continue }
-            let result = try delete([info.name])
-            if let obstacle = result.obstacle { throw obstacle }
+            if options.cancellation?.isCancelled ?? false { throw StoreError(.cancelled, "the work was cancelled", medium: medium.name) }
+            guard named[info.id] == nil, try known.hasCheckpoint(info.id) else { continue }
+            // By its id: another one may have got its name meanwhile.
+            let result = try delete([info])
+            guard !result.deleted.isEmpty else { continue }
             deleted.append(info)
             options.event?(.deletedAtSource(info))
+            if let obstacle = result.obstacle { throw obstacle }
         }
         return deleted
     }
@@ -143,6 +151,8 @@ extension CheckpointStore {
 /// One checkpoint on its way from thread to thread, through a pair of sockets: a pipe without a reader would end the process by a signal.
 private struct StoreCopy {
     let source: Snapshot
+    /// The source's checkpoints, the newest first.
+    let ids: [CheckpointID]
     let target: CheckpointStore
     let options: SyncOptions
 
@@ -154,10 +164,11 @@ private struct StoreCopy {
         }
         let (reading, writing) = (ends[0], ends[1])
         let failure = Lock<StoreError?>(nil)
-        let (source, parallelism) = (source, options.parallelism)
-        let sender = PlainThread {
+        var sending = SendOptions(parallelism: options.parallelism, sendsReferences: false)
+        sending.checkpointIDs = ids
+        let sender = PlainThread { [source, sending] in
             do throws(StoreError) {
-                _ = try source.send([item], to: writing, options: SendOptions(parallelism: parallelism, sendsReferences: false))
+                _ = try source.send([item], to: writing, options: sending)
             } catch { failure.withLock { $0 = error } }
             close(writing)
         }

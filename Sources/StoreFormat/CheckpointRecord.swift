@@ -63,9 +63,12 @@ public struct CheckpointRecord: Hashable, Sendable {
     public static let maximumRegions = 4096
 
     /// Bytes of the block.
-    public var encodedLength: Int {
-        Self.fixedLength + name.utf8.count + labels.reduce(0) { $0 + 4 + $1.key.utf8.count + $1.value.utf8.count }
-            + regions.reduce(0) { $0 + $1.encodedLength }
+    public var encodedLength: Int { Self.encodedLength(name: name, labels: labels, regionNames: regions.map(\.name)) }
+
+    /// Bytes of the block of a record that has these.
+    public static func encodedLength(name: String, labels: [Label], regionNames: [String]) -> Int {
+        fixedLength + name.utf8.count + labels.reduce(0) { $0 + 4 + $1.key.utf8.count + $1.value.utf8.count }
+            + regionNames.reduce(0) { $0 + RegionRecord.fixedLength + $1.utf8.count }
     }
 
     /// Throws unless the record keeps every rule of the format. Call it on what users gave before `encoded`.

@@ -82,10 +82,11 @@ struct MountPoint: Sendable {
                     + "--allow-other needs user_allow_other in /etc/fuse.conf.")
     }
 
-    /// Takes the mount off; see `ck_unmount`.
+    /// Takes the mount off, unless it is off already; another one that is there by now stays. See `ck_unmount`.
     /// - Throws: `.busy` while somebody uses it and it is not to be detached; `.permission`, `.ioFailed`.
-    func unmount(detach: Bool) throws(StoreError) {
-        switch unsafe ck_unmount(path, detach) {
+    func unmount(_ mounted: ck_mount_identity, detach: Bool) throws(StoreError) {
+        var mounted = mounted
+        switch unsafe ck_unmount(path, &mounted, detach) {
         // Not mounted any more: somebody else was faster.
         case 0, -EINVAL, -ENOENT: return
         case -EBUSY:

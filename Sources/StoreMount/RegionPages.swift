@@ -34,9 +34,6 @@ final class RegionPages: Sendable {
         readers = SharedCache(capacity: ByteCount(Self.keptReaders))
     }
 
-    /// Memory that is in use.
-    var cost: ByteCount { runs.cost + layouts.cost }
-
     func reader(of file: OpenRegion) throws(StoreError) -> RegionReader {
         try readers.value(file.inode) { () throws(StoreError) in
             (try file.folder.snapshot.reader(file.folder.info).region(file.region.name), ByteCount(1))

@@ -77,19 +77,6 @@ final class SharedCache<Key: Hashable & Sendable, Value: Sendable>: Sendable {
         withExtendedLifetime(gone) {}
     }
 
-    /// Forgets everything.
-    func removeAll() {
-        let gone = state.withLock { state in
-            defer {
-                let underWay = state.underWay
-                state = State()
-                state.underWay = underWay
-            }
-            return state.nodes
-        }
-        withExtendedLifetime(gone) {}
-    }
-
     private func insert(_ key: Key, _ value: Value, _ cost: UInt64, _ state: inout State) -> [Value] {
         guard cost <= capacity.rawValue else { return [] }
         var gone: [Value] = []

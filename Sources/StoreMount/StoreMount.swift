@@ -6,6 +6,7 @@
 // - The generation that is shown stays registered as long as it is shown, those of open files as long as these are open: what is
 //   deleted meanwhile stays readable here, and its space is not used again before.
 // - When `wait` returns, the file system is off and nothing of it is left.
+// - Only this mount is ever taken off, never another one that has come to its path.
 
 import CStoreMount
 import CheckpointStore
@@ -51,6 +52,7 @@ public struct MountOptions: Sendable {
     private let ahead: ReadAhead
     private let log: MountLog
     private let mount: MountHandle
+    private let identity: ck_mount_identity
     private let ending = Lock(false)
     private let threads = Lock<[PlainThread]>([])
     private let helpers = Lock<[PlainThread]>([])
@@ -76,7 +78,7 @@ public struct MountOptions: Sendable {
         ahead = ReadAhead()
         self.log = log
         session = MountSession(tree, cache: options.cache, ahead, log)
-        mount = try Self.start(point, session, source: store.medium.name, options)
+        (mount, identity) = try Self.start(point, session, source: store.medium.name, options)
         try startThreads()
         // Users other than root may not, and need not.
         _ = unsafe ck_set_read_ahead(point.path, Self.readAheadKibibytes)
@@ -84,15 +86,16 @@ public struct MountOptions: Sendable {
 
     private static func start(
         _ point: MountPoint, _ session: MountSession, source: String, _ options: MountOptions
-    ) throws(StoreError) -> MountHandle {
+    ) throws(StoreError) -> (MountHandle, ck_mount_identity) {
         var handler = unsafe session.handler()
         var result: OpaquePointer?
+        var identity = ck_mount_identity()
         var message = [CChar](repeating: 0, count: 512)
         let status = unsafe source.withCString { source in
             unsafe point.path.withCString { path in
                 var options = unsafe ck_mount_options(
                     source: source, path: path, allows_others: options.allowsOthers, private_writes: options.allowsPrivateWrites)
-                return unsafe ck_mount_start(&options, &handler, &result, &message, message.count)
+                return unsafe ck_mount_start(&options, &handler, &result, &identity, &message, message.count)
             }
         }
         guard status == 0, let result = unsafe result else {
@@ -100,7 +103,7 @@ public struct MountOptions: Sendable {
             let text = unsafe message.withUnsafeBufferPointer { unsafe String(cString: $0.baseAddress!) }
             throw point.failure(-status, text)
         }
-        return unsafe MountHandle(result)
+        return (unsafe MountHandle(result), identity)
     }
 
     private func startThreads() throws(StoreError) {
@@ -114,8 +117,7 @@ public struct MountOptions: Sendable {
             if let thread { threads.withLock { $0.append(thread) } }
         }
         guard threads.withLock({ !$0.isEmpty }) else {
-            try point.unmount(detach: true)
-            mount.end()
+            takeOff()
             throw StoreError(.ioFailed, "can't start a thread", remedy: "Raise the limit on threads (ulimit -u).")
         }
         let ahead = ahead
@@ -135,17 +137,22 @@ public struct MountOptions: Sendable {
     /// Takes the file system off.
     /// - Parameter detach: where somebody uses it: false: `.busy` is thrown and nothing changes; true: its name is gone at once, and
     ///   `wait` returns when the last file in it has been closed.
-    public func unmount(detach: Bool) throws(StoreError) { try point.unmount(detach: detach) }
+    public func unmount(detach: Bool) throws(StoreError) { try point.unmount(identity, detach: detach) }
 
     /// Waits until the file system has been unmounted, by whomever, and nobody uses it any more. Call it once.
     public func wait() {
         for thread in threads.withLock({ $0 }) { thread.join() }
-        // Where threads ended for another reason, the name must not stay behind without an answer.
-        do { try point.unmount(detach: true) } catch { log.add(error) }
         ending.withLock { $0 = true }
         ending.wake()
         ahead.end()
         for thread in helpers.withLock({ $0 }) { thread.join() }
+        takeOff()
+    }
+
+    /// Frees everything, once no thread works any more. Where threads ended for another reason than an unmount, or none began, the name must
+    /// not stay behind without an answer.
+    private func takeOff() {
+        do { try unmount(detach: true) } catch { log.add(error) }
         mount.end()
         session.release()
     }

@@ -105,6 +105,13 @@ struct Send: ParsableCommand {
                 .invalidInput, "the token is for checkpoint \(first.checkpoint.name), which is not among those to send",
                 remedy: "Name the same checkpoints as before, or none.")
         }
+        guard from == nil || items[index].base?.id == resume.base else {
+            throw StoreError(
+                .invalidInput,
+                "the token goes on with \(base.map { "what changed since checkpoint \($0.name)" } ?? "all of it"), and --from asks for "
+                    + "something else", remedy: "Leave --from out, or have the receiver drop what has come (`ckstore receive --discard`).",
+                checkpoint: first.checkpoint.name)
+        }
         return [first] + items[(index + 1)...]
     }
 

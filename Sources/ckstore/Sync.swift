@@ -21,7 +21,7 @@ struct Sync: ParsableCommand {
             --no-names leaves all as they are.
 
             With --follow it goes on and copies each new checkpoint as it comes, until it is interrupted: that is how a fast store is \
-            drained into a lasting one. --keep-source N deletes at the source what the target has, but for the N newest and what names lead to.
+            drained into a lasting one. Where a store is busy or full meanwhile, that is reported and tried again. --keep-source N deletes at the source what the target has, but for the N newest and what names lead to.
 
             Example:
               ckstore sync vm.ck raw:/dev/sdb1
@@ -70,20 +70,40 @@ struct Sync: ParsableCommand {
             pause.withLock { $0 = true }
             pause.wake()
         }
-        // What was kept out is said once, however often it is looked at.
-        let told = Lock(Set<ReferenceAdoption>())
+        let told = Lock(Set<Told>())
+        // What is in the way is said once, for as long as it stays.
+        var obstacle: StoreError.Code?
         repeat {
-            do { try pass(from, to, cancellation, told) } catch let error as StoreError {
+            do {
+                try pass(from, to, cancellation, told)
+                obstacle = nil
+            } catch let error as StoreError where follow {
                 // Interrupted is how following ends.
-                guard follow, error.code == .cancelled else { throw error }
-                return
+                if error.code == .cancelled { return }
+                guard [.busy, .noSpace].contains(error.code) else { throw error }
+                if obstacle != error.code { Failure.report(error.description) }
+                obstacle = error.code
             }
             guard follow else { return }
         } while pause.waitFor(milliseconds: (interval ?? 2) * 1000) { $0 ? () : nil } == nil
     }
 
+    /// What was kept out: it is said once, however often it is looked at.
+    private enum Told: Hashable {
+        case name(ReferenceAdoption)
+        case checkpoint(CheckpointID)
+
+        init?(_ event: SyncEvent) {
+            switch event {
+            case .named(let adoption) where !adoption.isChange: self = .name(adoption)
+            case .passedBy(let info): self = .checkpoint(info.id)
+            default: return nil
+            }
+        }
+    }
+
     private func pass(
-        _ from: CheckpointStore, _ to: CheckpointStore, _ cancellation: StreamCancellation, _ told: Lock<Set<ReferenceAdoption>>
+        _ from: CheckpointStore, _ to: CheckpointStore, _ cancellation: StreamCancellation, _ told: Lock<Set<Told>>
     ) throws {
         let progress = Progress(isShown: output.showsProgress, total: nil)
         let failure = Lock<(any Error)?>(nil)
@@ -93,9 +113,7 @@ struct Sync: ParsableCommand {
             event: { event in
                 if case .began(let item) = event { return progress.begin(item.checkpoint.name) }
                 progress.clear()
-                if case .named(let adoption) = event, !adoption.isChange {
-                    guard told.withLock({ $0.insert(adoption).inserted }) else { return }
-                }
+                if let known = Told(event), !told.withLock({ $0.insert(known).inserted }) { return }
                 // A line that can't be written ends the work: nobody would know what is there.
                 do { try Self.report(event, to, json: json, quiet: quiet) } catch {
                     failure.withLock { $0 = error }
@@ -134,6 +152,9 @@ struct Sync: ParsableCommand {
             if let conflict = adoption.conflict(in: to) { Failure.report("\(conflict)") }
             if json { return try StandardOutput.write(json: Named(named: name)) }
             if !quiet, let line = name.line { try StandardOutput.write(line) }
+        case .passedBy(let info):
+            if json { return try StandardOutput.write(json: PassedBy(passedBy: SentCheckpoint(info))) }
+            if !quiet { try StandardOutput.write("passed \(printable(info.name)) by: deleted in the target, where it still joins branches\n") }
         case .deletedAtSource(let info):
             if json { return try StandardOutput.write(json: Deleted(deletedAtSource: SentCheckpoint(info))) }
             if !quiet { try StandardOutput.write("deleted \(printable(info.name)) at the source\n") }
@@ -163,6 +184,10 @@ struct Sync: ParsableCommand {
 
     private struct Deleted: Encodable {
         var deletedAtSource: SentCheckpoint
+    }
+
+    private struct PassedBy: Encodable {
+        var passedBy: SentCheckpoint
     }
 
     private struct Done: Encodable {

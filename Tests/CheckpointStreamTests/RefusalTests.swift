@@ -3,10 +3,12 @@
 import CheckpointStore
 import CheckpointStream
 import FaultHarness
+import Glibc
 import PageCodec
 import StoreFormat
 import StoreTesting
 import Testing
+import Threading
 import Units
 
 /// A source with a line of three small checkpoints.
@@ -76,6 +78,56 @@ private func requireRefused(
             #expect(throws: StoreError.self) { try target.store.begin(name) }
             try requireRefused(
                 target, try source.stream([("a", nil), ("b", "a")]), .invalidInput, ReceiveOptions(name: "two", parallelism: 1))
+        }
+    }
+
+    @Test func `checkpoints that name each other as parents are a line that ends`() async throws {
+        try await onPlainThread {
+            let scene = try Scene()
+            let ids = (CheckpointID(1), CheckpointID(2))
+            for (id, parent) in [ids, (ids.1, ids.0)] {
+                let writer = try scene.store.begin("c\(id)", over: nil, options: WriterOptions(parallelism: 1))
+                try writer.commit(
+                    as: CheckpointIdentity(id: id, name: "c\(id)", parent: parent, createdNanoseconds: 1, labels: [], continuesBase: false))
+            }
+            try scene.save("other", ["ram": (.memory, [UInt8](repeating: 1, count: pageSize))])
+            let snapshot = try scene.store.snapshot()
+            let (newer, other) = (try snapshot.checkpoint(ids.1), try scene.info("other"))
+            #expect(try snapshot.sendItems(from: nil, to: newer).map(\.checkpoint.id) == [ids.0, ids.1])
+            #expect(throws: StoreError.self) { try snapshot.sendItems(from: other, to: newer) }
+        }
+    }
+
+    @Test func `what is refused while threads put its pages is refused as any`() async throws {
+        let seed = testSeed()
+        try await onPlainThread {
+            let source = try Scene(size: .mebibytes(128))
+            var random = SeededGenerator(seed: seed)
+            try source.save("a", ["ram": (.memory, (0..<6000).flatMap { _ in makePage(&random) })])
+            let stream = try source.stream([("a", nil)])
+            let target = try Scene(size: .mebibytes(128))
+            for _ in 0..<30 {
+                var damaged = stream
+                damaged[stream.count / 2 + random.below(stream.count / 2)] ^= 1
+                let error = try target.refusal(damaged, ReceiveOptions(stepBytes: .mebibytes(64), parallelism: 4))
+                guard error?.code == .damagedStream else { throw Mismatch("seed \(seed): \(String(describing: error))") }
+            }
+            #expect(try target.store.snapshot().names() == [])
+            // A writer that is given up under the hands of those who put pages.
+            for _ in 0..<200 {
+                let writer = try target.store.begin("b", options: WriterOptions(parallelism: 2))
+                let region = try writer.addRegion("ram", kind: .memory, byteLength: .mebibytes(4))
+                let putting = PlainThread {
+                    let page = [UInt8](repeating: 1, count: pageSize)
+                    do {
+                        while true { try unsafe page.withUnsafeBytes { unsafe try region.put(page: PageIndex(UInt64(3)), $0) } }
+                    } catch { precondition((error as? StoreError)?.code == .cancelled, "\(error)") }
+                }
+                usleep(UInt32(random.below(200)))
+                writer.abort()
+                putting?.join()
+            }
+            try target.requireSound()
         }
     }
 

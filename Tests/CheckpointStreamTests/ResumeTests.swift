@@ -5,6 +5,7 @@ import CheckpointStream
 import FaultHarness
 import StoreFormat
 import StoreTesting
+import Synchronization
 import Testing
 import Units
 
@@ -182,6 +183,59 @@ private func remaining(_ items: [SendItem], _ target: Scene) throws -> [SendItem
             #expect(error.code == .damagedStream && error.remedy.contains(part.token.description))
             try target.receive(try source.stream([SendItem(try source.info("a"), base: nil, start: part.position)]))
             try target.requireSame("a", as: source)
+        }
+    }
+
+    @Test func `where labels of a part have no room, nothing is kept on the way, and the checkpoint comes`() async throws {
+        try await onPlainThread {
+            let source = try Scene()
+            var random = SeededGenerator(seed: 23)
+            // Empty regions, as many as fill the record up to what its own name needs.
+            var regions: [String: (RegionKind, [UInt8])] = ["ram": (.memory, (0..<1100).flatMap { _ in makePage(&random) })]
+            while true {
+                let name = String(1000 + regions.count) + String(repeating: "x", count: 240)
+                let names = regions.keys + [name]
+                guard CheckpointRecord.encodedLength(name: "a", labels: [], regionNames: names) <= CheckpointRecord.maximumLength else { break }
+                regions[name] = (.state, [])
+            }
+            try source.save("a", regions)
+            let stream = try source.stream([("a", nil)])
+            let target = try Scene()
+            let steps = ReceiveOptions(stepBytes: .kibibytes(1), parallelism: 1)
+            #expect(try target.refusal(stream[..<(stream.count - 100)], steps)?.code == .cutStream)
+            #expect(try target.store.snapshot().names() == [])
+            try target.receive(stream, steps)
+            try target.requireSame("a", as: source)
+        }
+    }
+
+    @Test func `zeros cost what they make zero, however long the region is, and can be given up`() async throws {
+        try await onPlainThread {
+            let scene = try Scene()
+            let length = ByteCount(UInt64(Int64.max))
+            let page = [UInt8](repeating: 1, count: pageSize)
+            let places = [UInt64(0), 5, 700, 1 << 30, 1 << 45, (1 << 51) - 1].map { PageIndex($0) }
+            let base = try scene.store.begin("a", options: WriterOptions(parallelism: 1))
+            let region = try base.addRegion("disk", kind: .disk, byteLength: length)
+            for place in places.dropLast() { unsafe try page.withUnsafeBytes { unsafe try region.put(page: place, $0) } }
+            try base.commit()
+            let writer = try scene.store.begin("b", parent: "a", options: WriterOptions(parallelism: 1))
+            let over = try writer.addRegion("disk", kind: .disk, byteLength: length)
+            for place in [PageIndex(UInt64(6000)), PageIndex(UInt64(1 << 40))] { unsafe try page.withUnsafeBytes { unsafe try over.put(page: place, $0) } }
+            let asked = Mutex(0)
+            let end = try over.putZeros(PageIndex(UInt64(1))..<places[5]) {
+                asked.withLock { count in
+                    count += 1
+                    return count > 3
+                }
+            }
+            // The spans of pages 5, 700 and 6000.
+            #expect(end == PageIndex(UInt64(12 * pagesPerSpan)))
+            try over.putZeros(end..<places[5])
+            try writer.commit()
+            #expect(try scene.info("b").regions[0].storedPages == PageCount(1))
+            #expect(try scene.reader("b", "disk").bytes(places[0]..<places[0] + PageCount(1)) == page)
+            try scene.requireSound()
         }
     }
 

@@ -55,6 +55,65 @@ import Units
         }
     }
 
+    @Test func `what has got the name of one that is let go stays at the source, and cancelling ends letting go`() async throws {
+        try await onPlainThread {
+            let page = [UInt8](repeating: 1, count: pageSize)
+            let (source, target) = (try Scene(), try Scene())
+            for name in ["a", "b", "c", "d"] { try source.save(name, ["ram": (.memory, page)]) }
+            let store = source.store
+            let failure = Mutex<(any Error)?>(nil)
+            let cancellation = StreamCancellation()
+            let replacing = SyncOptions(
+                keptAtSource: 1,
+                event: { event in
+                    guard case .deletedAtSource(let info) = event else { return }
+                    do {
+                        if info.name == "a" {
+                            try store.delete(["b"])
+                            try store.begin("b").commit()
+                        } else {
+                            cancellation.cancel()
+                        }
+                    } catch { failure.withLock { $0 = error } }
+                }, cancellation: cancellation)
+            let report = try source.store.copyCheckpoints(to: target.store, options: replacing)
+            #expect(report.deleted.map(\.name) == ["a", "c"] && failure.withLock { $0 } == nil)
+            #expect(try source.store.snapshot().names() == ["b", "d"])
+            try source.store.delete(["b"])
+            try source.save("e", ["ram": (.memory, page)])
+            let error = #expect(throws: StoreError.self) {
+                try source.store.copyCheckpoints(to: target.store, options: SyncOptions(keptAtSource: 0, cancellation: cancellation))
+            }
+            #expect(error?.code == .cancelled)
+            #expect(try source.store.snapshot().names() == ["d", "e"])
+        }
+    }
+
+    @Test func `what the target has deleted and still joins branches by is refused at once, and passed by`() async throws {
+        try await onPlainThread {
+            let source = try Scene()
+            var random = SeededGenerator(seed: 33)
+            try source.save("a", ["ram": (.memory, (0..<600).flatMap { _ in makePage(&random) })])
+            for name in ["b", "c"] { try source.save(name, parent: "a", ["ram": (.memory, makePage(&random))]) }
+            let target = try Scene()
+            #expect(try source.store.copyCheckpoints(to: target.store).copied.count == 3)
+            try target.store.delete(["a"])
+            let stream = try source.stream([("a", nil)])
+            // The frame with its pages has not come yet.
+            for length in [1000, stream.count] { #expect(try target.refusal(stream[..<length])?.code == .exists) }
+            try source.save("d", parent: "a", ["ram": (.memory, makePage(&random))])
+            for copied in [["d"], []] {
+                let report = try source.store.copyCheckpoints(to: target.store)
+                #expect(report.copied.map(\.name) == copied && report.passedBy.map(\.name) == ["a"])
+            }
+            for name in ["b", "c", "d"] { try target.requireSame(name, as: source) }
+            try target.requireSound()
+            // Its branches gone, it can come.
+            try target.store.delete(["b", "c", "d"])
+            #expect(try source.store.copyCheckpoints(to: target.store).copied.count == 4)
+        }
+    }
+
     @Test func `what was interrupted is gone on from`() async throws {
         try await onPlainThread {
             let source = try Scene()

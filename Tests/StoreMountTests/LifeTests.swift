@@ -5,7 +5,9 @@ import FaultHarness
 import Foundation
 import Media
 import QEMUTesting
+import StoreMount
 import StoreTesting
+import Synchronization
 import Testing
 import Units
 
@@ -133,6 +135,29 @@ struct LifeTests {
                 #expect(try OpenedFile(scene.path("one", "ram")).read(at: 0, 5000) == content(5000, seed: 1))
             }
             #expect(try scene.run("verify", scene.storePath, "--deep").exitCode == 0)
+        }
+    }
+
+    @Test func `a mount that was detached leaves alone what has come to its place`() async throws {
+        try await onPlainThread {
+            let scene = try MountScene()
+            try scene.save("one", ["ram": content(5000, seed: 1)])
+            let lines = Mutex<[String]>([])
+            let log = MountLog { line in lines.withLock { $0.append(line) } }
+            let mount = try StoreMount(scene.store, MountOptions(path: scene.directory), log: log) { _, _ in [] }
+            var file: OpenedFile? = try OpenedFile(scene.path("one", "ram"))
+            #expect(try scene.tool("umount", "-l", scene.directory).exitCode == 0)
+            #expect(try scene.tool("mount", "-t", "tmpfs", "other", scene.directory).exitCode == 0)
+            #expect(FileManager.default.createFile(atPath: scene.path("sign"), contents: nil))
+            #expect(try file!.read(at: 0, 10) == Array(content(5000, seed: 1)[..<10]))
+            try mount.unmount(detach: false)
+            try mount.unmount(detach: true)
+            #expect(FileManager.default.fileExists(atPath: scene.path("sign")), "unmounting takes off another mount")
+            file = nil
+            mount.wait()
+            #expect(FileManager.default.fileExists(atPath: scene.path("sign")), "the end of the mount takes off another one")
+            #expect(lines.withLock { $0 } == [])
+            #expect(try scene.tool("umount", scene.directory).exitCode == 0)
         }
     }
 

@@ -74,16 +74,26 @@ enum ck_caching {
     CK_CACHE_PRIVATE, /* that too, for private mappings; it refuses mappings that share what is written */
 };
 
-/* Mounts. Requests wait until threads serve them. On failure `message` has what libfuse said, perhaps nothing. */
+/* Which mount is at a path: two that are there at different times differ. */
+struct ck_mount_identity {
+    uint64_t mount;
+    uint32_t device_major, device_minor;
+};
+
+/* Mounts. Requests wait until threads serve them. `identity` says later whether the path still leads to it. On failure `message` has
+ * what libfuse said, perhaps nothing. */
 int ck_mount_start(const struct ck_mount_options *options, const struct ck_mount_handler *handler, struct ck_mount **result,
-                   char *message, size_t message_room);
+                   struct ck_mount_identity *identity, char *message, size_t message_room);
 /* Serves requests until the file system has been unmounted and nobody uses it any more: 0. Several threads may. */
 int ck_mount_serve(struct ck_mount *mount);
 /* Frees what ck_mount_start made, once no thread serves any more. */
 void ck_mount_end(struct ck_mount *mount);
-/* Takes the file system at `path` off; -EBUSY while somebody uses it, unless `detach`: then its name is gone at once, and
- * itself when it is not used any more. Users other than root go through fusermount3. */
-int ck_unmount(const char *path, bool detach);
+/* Takes the file system at `path` off, if it is that one; else -EINVAL. -EBUSY while somebody uses it, unless `detach`: then its name is
+ * gone at once, and itself when it is not used any more. Users other than root go through fusermount3. */
+int ck_unmount(const char *path, const struct ck_mount_identity *identity, bool detach);
+
+/* The mount that `path` is on. Asks the file system nothing: it need not be served. */
+int ck_identify_mount(const char *path, struct ck_mount_identity *identity);
 
 /* True when something is mounted at `path` itself. */
 int ck_is_mount_point(const char *path);

@@ -49,6 +49,32 @@ public final class Snapshot: Sendable {
         return names
     }
 
+    /// The names of checkpoints that begin with `prefix`, in their order as bytes. Reads no more of the catalog than has them.
+    package func names(beginningWith prefix: String) throws(StoreError) -> [String] {
+        var names: [String] = []
+        let first = CatalogTree.key(prefix)
+        let catalog = CatalogEditor(store: store, tree: .byName, root: slot.catalogByName)
+        try catalog.forEach(from: first) { key, _ in
+            guard key.starts(with: first) else { return false }
+            names.append(String(decoding: key, as: UTF8.self))
+            return true
+        }
+        return names
+    }
+
+    /// All checkpoints and what has come in part of others, by the time they were committed, the oldest first. Reads no record.
+    package func checkpointIDs() throws(StoreError) -> [CheckpointID] {
+        try store.catalogValues(in: slot).sorted { ($0.value.generation, $0.id) < ($1.value.generation, $1.id) }.map(\.id)
+    }
+
+    /// Whether there is a checkpoint of that id, readable or not. O(log n).
+    package func hasCheckpoint(_ id: CheckpointID) throws(StoreError) -> Bool { try store.catalogValue(of: id, in: slot) != nil }
+
+    /// Whether there was a checkpoint of that id which still joins branches, so that none of that id can come. O(log n).
+    package func remembersDeleted(_ id: CheckpointID) throws(StoreError) -> Bool {
+        try LineageTree(store: store, slot: slot).node(id)?.state == .tombstone
+    }
+
     /// The checkpoint called `name`, or the one that a moving name leads to. O(log n).
     /// - Throws: `.notFound`.
     public func checkpoint(named name: String) throws(StoreError) -> CheckpointInfo {

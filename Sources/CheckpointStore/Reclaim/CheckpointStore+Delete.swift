@@ -50,6 +50,21 @@ extension CheckpointStore {
         try delete { slot throws(StoreError) in try doomed(names, in: slot) }
     }
 
+    /// Deletes those of `checkpoints` that are still there and that no moving name other than `latest` leads to; a checkpoint that has got
+    /// the name of one since is another one, and stays. Otherwise as `delete` of names.
+    @discardableResult
+    package func delete(_ checkpoints: [CheckpointInfo]) throws(StoreError) -> DeleteResult {
+        try delete { slot throws(StoreError) in
+            let named = try LineageTree(store: self, slot: slot).references().filter { !Names.equal($0.name, Reference.latest) }
+            let kept = Set(named.map(\.id))
+            var doomed: [Doomed] = []
+            for info in checkpoints where !kept.contains(info.id) {
+                if try catalogValue(of: info.id, in: slot) != nil { doomed.append(Doomed(id: info.id, name: info.name)) }
+            }
+            return doomed
+        }
+    }
+
     /// Deletes those of `checkpoints` that are still there and that no name keeps.
     func delete(_ checkpoints: [Doomed]) throws(StoreError) -> DeleteResult {
         try delete { slot throws(StoreError) in

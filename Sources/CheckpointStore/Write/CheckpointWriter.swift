@@ -151,15 +151,20 @@ public final class CheckpointWriter: Sendable {
     }
 
     private func checkNotCancelled() throws(StoreError) {
-        guard state.withLock({ $0.isCancelled }) else { return }
-        throw StoreError(.cancelled, "the checkpoint was cancelled", medium: store.medium.name, checkpoint: name)
+        if state.withLock({ $0.isCancelled }) { throw cancelled() }
+    }
+
+    private func cancelled() -> StoreError {
+        StoreError(.cancelled, "the checkpoint was cancelled", medium: store.medium.name, checkpoint: name)
     }
 
     /// Runs a call that puts pages. When it fails for another reason than its input, so does everything after it: pages
     /// that had been taken over may be lost.
     func putting(_ body: () throws(StoreError) -> Void) throws(StoreError) {
         try checkOpen()
-        state.withLock { state in
+        try state.withLock { state throws(StoreError) in
+            // Somebody may have given it up since it was looked at.
+            if state.isCancelled { throw cancelled() }
             precondition(state.phase == .open, "the checkpoint is being committed")
             state.activeCalls += 1
         }

@@ -80,16 +80,56 @@ struct SpanCursor: Sendable {
     }
 }
 
-/// Pages that are zero by declaration.
+/// Pages that are zero: only the spans that have something else so far are handed out, however many there are.
 final class ZeroSource: PageSource {
-    private let cursor: Lock<SpanCursor>
-    let usefulWorkers = 1
-    init(_ pages: Range<PageIndex>) {
-        cursor = Lock(SpanCursor(pages.lowerBound.rawValue..<pages.upperBound.rawValue))
+    private struct State {
+        var next: PageIndex
+        /// Spans that the checkpoint has of its own so far, descending.
+        var own: [SpanIndex] = []
+        var isBegun = false
     }
+    private let region: RegionState
+    private let end: PageIndex
+    private let isCancelled: @Sendable () -> Bool
+    private let state: Lock<State>
+    let usefulWorkers = 1
+
+    /// - Parameter isCancelled: is asked before each span.
+    init(_ pages: Range<PageIndex>, of region: RegionState, isCancelled: @escaping @Sendable () -> Bool) {
+        self.region = region
+        self.isCancelled = isCancelled
+        end = pages.upperBound
+        state = Lock(State(next: pages.lowerBound))
+    }
+
+    /// Everything in front of it has been handed out, or is zero already.
+    var position: PageIndex { state.withLock(\.next) }
+
     func next(into copy: AlignedBuffer) throws(StoreError) -> SpanInput? {
-        guard let (span, pages) = cursor.withLock({ $0.advance() }) else { return nil }
-        return unsafe SpanInput(span: span, base: nil, given: PageSet(), zeros: PageSet(pages), isStable: true)
+        try state.withLock { (state) throws(StoreError) in
+            guard state.next < end, !isCancelled() else { return nil }
+            guard let span = try nextSpan(&state) else {
+                state.next = end
+                return nil
+            }
+            let first = span.firstPage
+            let low = max(state.next, first)
+            state.next = min(end, first + PageCount(pagesPerSpan))
+            let zeros = PageSet(Int(low.rawValue - first.rawValue)..<Int(state.next.rawValue - first.rawValue))
+            return unsafe SpanInput(span: span, base: nil, given: PageSet(), zeros: zeros, isStable: true)
+        }
+    }
+
+    private func nextSpan(_ state: inout State) throws(StoreError) -> SpanIndex? {
+        let start = SpanIndex(of: state.next)
+        let limit = SpanIndex(PageTable.spanCount(PageCount(end.rawValue)))
+        if !state.isBegun {
+            state.own = region.progress.withLock { $0.leaves.keys.filter { start <= $0 && $0 < limit } }.sorted(by: >)
+            state.isBegun = true
+        }
+        while let last = state.own.last, last < start { state.own.removeLast() }
+        let inherited = try region.parentTree?.nextSpan(from: start, before: limit)
+        return [state.own.last, inherited].compactMap(\.self).min()
     }
 }
 

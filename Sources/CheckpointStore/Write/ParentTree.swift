@@ -38,6 +38,27 @@ final class ParentTree: Sendable {
         return pointer
     }
 
+    /// The first span from `start` on and in front of `end` that has a leaf; nil: there is none. O(depth) reads.
+    func nextSpan(from start: SpanIndex, before end: SpanIndex) throws(StoreError) -> SpanIndex? {
+        guard let root = region.root else { return nil }
+        return try nextSpan(below: root, level: region.depth, first: SpanIndex(UInt64(0)), from: start, before: end)
+    }
+
+    private func nextSpan(
+        below pointer: BlockPointer, level: UInt8, first: SpanIndex, from start: SpanIndex, before end: SpanIndex
+    ) throws(StoreError) -> SpanIndex? {
+        guard level > 0 else { return start <= first && first < end ? first : nil }
+        let node = try innerNode(pointer, firstPage: first.firstPage, level: level)
+        let width = PageTable.spansPerChild(level: level)
+        for (index, child) in node.children.enumerated() {
+            let low = SpanIndex(first.rawValue + UInt64(index) * width)
+            guard low < end else { return nil }
+            guard let child, low.rawValue + width > start.rawValue else { continue }
+            if let found = try nextSpan(below: child, level: level - 1, first: low, from: start, before: end) { return found }
+        }
+        return nil
+    }
+
     /// The inner node at `pointer`, which is that of `firstPage` and `level`.
     func innerNode(_ pointer: BlockPointer, firstPage: PageIndex, level: UInt8) throws(StoreError) -> InnerNode {
         if let known = inner.withLock({ $0[level]?[firstPage] }) { return known }

@@ -55,13 +55,20 @@ public struct RegionWriter: Sendable {
         try writer.putting { () throws(StoreError) in try unsafe writer.gatherer(for: region).put(page, bytes) }
     }
 
-    /// Makes pages zero, whatever the parent has there. O(spans).
-    public func putZeros(_ pages: Range<PageIndex>) throws(StoreError) {
-        guard !pages.isEmpty else { return }
+    /// Makes pages zero, whatever the parent has there. O(spans that have something else).
+    public func putZeros(_ pages: Range<PageIndex>) throws(StoreError) { try putZeros(pages) { false } }
+
+    /// The same, until `isCancelled`, which is asked before each span. Returns the end of what is zero now: where that is not the end of
+    /// `pages`, it is that of a span.
+    @discardableResult
+    package func putZeros(_ pages: Range<PageIndex>, isCancelled: @escaping @Sendable () -> Bool) throws(StoreError) -> PageIndex {
+        guard !pages.isEmpty else { return pages.upperBound }
         try SourceRange.check(
             region, writer.name, first: pages.lowerBound, byteCount: (pages.upperBound - pages.lowerBound).bytes,
             endsRegion: false)
-        try save(ZeroSource(pages))
+        let source = ZeroSource(pages, of: region, isCancelled: isCancelled)
+        try save(source)
+        return source.position
     }
 
     /// Puts pages of one span in one step, so that the span gets one leaf for all of them.

@@ -29,6 +29,8 @@ final class CheckpointIntake {
     private var totals: CheckpointEndFrame
     private var isComplete = false
     private var isEnded = false
+    /// Why a part that another one has made superfluous is still there.
+    private(set) var obstacle: StoreError?
 
     init(
         _ store: CheckpointStore, _ frame: CheckpointFrame, _ start: StartFrame, _ fit: StreamFit, _ work: IntakeWork,
@@ -87,7 +89,12 @@ final class CheckpointIntake {
             zeros.pages.upperBound <= zeroLimits[zeros.region]
         else { throw .damagedStream("zeros behind the end of region \(frame.regions[zeros.region].name)") }
         totals.zeroedPages += zeros.pages.upperBound - zeros.pages.lowerBound
-        try regions[zeros.region].putZeros(zeros.pages)
+        let cancellation = options.cancellation
+        let end = try regions[zeros.region].putZeros(zeros.pages) { cancellation?.isCancelled ?? false }
+        guard end == zeros.pages.upperBound else {
+            position = StreamPosition(region: zeros.region, page: end)
+            throw StoreError(.cancelled, "the stream was cancelled")
+        }
     }
 
     /// Frames come in the order of regions and pages.
@@ -143,32 +150,40 @@ final class CheckpointIntake {
     private func step() throws(StoreError) {
         bytesSinceStep = 0
         // A stream that starts again does not put an end to what came further before.
-        guard try position > part()?.position ?? .start else { return }
-        try commitPart()
+        guard let identity = partIdentity(), try position > part()?.position ?? .start else { return }
+        try commitPart(as: identity)
         guard let part = continued else { return }
         writer = try store.begin(name, over: part.info.id, options: WriterOptions(parallelism: options.parallelism))
         isEnded = false
         try addRegions()
     }
 
-    private func commitPart() throws(StoreError) {
+    /// What is kept of it is called so; nil where its labels leave a record no room, as one with many regions has little.
+    private func partIdentity() -> CheckpointIdentity? {
+        let identity = CheckpointIdentity(
+            id: .random(), name: PartialCheckpoint.newName(for: frame.id), parent: frame.base, createdNanoseconds: wallClockNanoseconds(),
+            labels: PartialCheckpoint.labels(frame, name: name, start: start, position: position), continuesBase: continued != nil)
+        let length = CheckpointRecord.encodedLength(
+            name: identity.name, labels: identity.labels, regionNames: frame.regions.map(\.name))
+        return length <= CheckpointRecord.maximumLength ? identity : nil
+    }
+
+    private func commitPart(as identity: CheckpointIdentity) throws(StoreError) {
         try work.drain()
         isEnded = true
-        let info = try writer.commit(
-            as: CheckpointIdentity(
-                id: .random(), name: PartialCheckpoint.newName(for: frame.id), parent: frame.base,
-                createdNanoseconds: wallClockNanoseconds(),
-                labels: PartialCheckpoint.labels(frame, name: name, start: start, position: position), continuesBase: continued != nil))
+        let info = try writer.commit(as: identity)
         continued = PartialCheckpoint(info)
-        try store.deleteParts(but: info.name) { $0 == frame.id }
+        // What came is durable: what can't be deleted now goes with the next step, or in the end.
+        obstacle = nil
+        do throws(StoreError) { try store.deleteParts(but: info.id) { $0 == frame.id } } catch { obstacle = error }
     }
 
     /// Keeps what has come of a stream that was cut, unless something that goes as far is there.
     func keep() throws(StoreError) {
         guard !isEnded else { return }
         let known = try part()?.position ?? .start
-        guard position > known else { return abort() }
-        do throws(StoreError) { try commitPart() } catch {
+        guard let identity = partIdentity(), position > known else { return abort() }
+        do throws(StoreError) { try commitPart(as: identity) } catch {
             abort()
             throw error
         }

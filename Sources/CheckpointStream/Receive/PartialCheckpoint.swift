@@ -73,19 +73,19 @@ extension PartialCheckpoint {
 }
 
 extension Snapshot {
-    /// What has come of checkpoints that are being received, the furthest part of each. One read for each part; O(n / nodes) for the names.
+    /// What has come of checkpoints that are being received, the furthest part of each. One read for each part and each checkpoint that has some.
     public func partialCheckpoints() throws(StoreError) -> [PartialCheckpoint] {
         var furthest: [CheckpointID: PartialCheckpoint] = [:]
         for part in try parts() where part.position >= (furthest[part.checkpoint]?.position ?? .start) {
             // What is there as a whole needs no part any more: its receiver ended before it could delete that.
-            if try find(part.checkpoint) == nil { furthest[part.checkpoint] = part }
+            if try !hasCheckpoint(part.checkpoint) { furthest[part.checkpoint] = part }
         }
         return furthest.values.sorted { ($0.name, $0.checkpoint) < ($1.name, $1.checkpoint) }
     }
 
     fileprivate func parts() throws(StoreError) -> [PartialCheckpoint] {
         var parts: [PartialCheckpoint] = []
-        for name in try names() where Names.isPartial(name) {
+        for name in try names(beginningWith: Names.partialPrefix) {
             if let part = PartialCheckpoint(try checkpoint(named: name)) { parts.append(part) }
         }
         return parts
@@ -111,21 +111,15 @@ extension CheckpointStore {
         let snapshot = try snapshot()
         var present = Set<CheckpointID>()
         for part in try snapshot.parts() {
-            if try snapshot.find(part.checkpoint) != nil { present.insert(part.checkpoint) }
+            if try snapshot.hasCheckpoint(part.checkpoint) { present.insert(part.checkpoint) }
         }
         if !present.isEmpty { try deleteParts { present.contains($0) } }
     }
 
-    /// Deletes parts of the checkpoints of which that is wanted, but for the one called `kept`.
-    func deleteParts(but kept: String? = nil, of isWanted: (CheckpointID) -> Bool) throws(StoreError) {
-        let names = try snapshot().parts().filter { isWanted($0.checkpoint) && $0.info.name != kept }.map(\.info.name)
-        for name in names {
-            do throws(StoreError) {
-                if let obstacle = try delete([name]).obstacle { throw obstacle }
-            } catch {
-                // Another receiver has been faster.
-                guard error.code == .notFound else { throw error }
-            }
-        }
+    /// Deletes parts of the checkpoints of which that is wanted, but for `kept`. Those that another receiver has deleted are none any more.
+    func deleteParts(but kept: CheckpointID? = nil, of isWanted: (CheckpointID) -> Bool) throws(StoreError) {
+        let doomed = try snapshot().parts().filter { isWanted($0.checkpoint) && $0.info.id != kept }.map(\.info)
+        guard !doomed.isEmpty else { return }
+        if let obstacle = try delete(doomed).obstacle { throw obstacle }
     }
 }

@@ -19,13 +19,19 @@ struct StreamFit {
     /// The name that the checkpoint gets: the one that was asked for, now or when its first part came, or its own.
     let name: String
 
-    /// - Throws: `.exists` when another checkpoint has the name; `.outOfOrder`, `.foreign` when the base is not there.
+    /// - Throws: `.exists` when another checkpoint has the name, or one of that id was deleted and still joins branches; `.outOfOrder`,
+    ///   `.foreign` when the base is not there.
     init(_ store: CheckpointStore, _ frame: CheckpointFrame, _ start: StartFrame, newName: String?) throws(StoreError) {
         let snapshot = try store.snapshot()
-        isPresent = try snapshot.find(frame.id) != nil
+        isPresent = try snapshot.hasCheckpoint(frame.id)
         guard !isPresent else {
             (over, base, part, name) = (nil, nil, nil, frame.name)
             return
+        }
+        guard try !snapshot.remembersDeleted(frame.id) else {
+            throw StoreError(
+                .exists, "a checkpoint of that id was deleted here, and still joins branches",
+                remedy: "Receive it into another store, or delete the branches first.", medium: store.medium.name, checkpoint: frame.name)
         }
         let known = frame.start > .start ? try snapshot.partialCheckpoints().first { $0.checkpoint == frame.id } : nil
         name = newName ?? known?.name ?? frame.name

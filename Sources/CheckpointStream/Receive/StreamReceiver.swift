@@ -122,6 +122,7 @@ private final class StreamReceiver {
                 }
                 try frames.requireEnd()
                 try finishIntake()
+                if report?.obstacle != nil { deletePartsOfWhatIsThere() }
                 guard var report else { preconditionFailure("a stream that has begun has a report") }
                 report.streamBytes = frames.byteCount
                 return report
@@ -140,8 +141,11 @@ private final class StreamReceiver {
             // What had come is sound: it was held against its checksums. Where it can't be kept, the stream is lost and nothing else.
             do throws(StoreError) { try intake.keep() } catch { return lost(failure, error) }
         } else {
+            // Nothing may put pages any more.
+            work.end()
             intake.abort()
         }
+        if let obstacle = intake.obstacle { error.reason += "; an earlier part could not be deleted: \(obstacle.reason)" }
         do throws(StoreError) {
             guard let part = try intake.part() else { return error }
             if error.code == .noSpace { error.remedy = "Free space first (`ckstore delete`, `ckstore resize`)." }
@@ -164,13 +168,19 @@ private final class StreamReceiver {
         let start = try payload.decoded { bytes throws(FormatError) in try StartFrame.decode(bytes) }
         self.start = start
         report = ReceiveReport(stream: start.stream, origin: start.origin)
-        try store.deletePartsOfWhatIsThere()
+        deletePartsOfWhatIsThere()
         guard options.name == nil || start.checkpointCount == 1 else {
             throw StoreError(
                 .invalidInput, "there are \(start.checkpointCount) checkpoints in the stream, and one name for them",
                 remedy: "Let them keep their names.", medium: store.medium.name)
         }
         return start
+    }
+
+    /// What is in the way of that is in the way of nothing else: it is tried again when the stream has come.
+    private func deletePartsOfWhatIsThere() {
+        report?.obstacle = nil
+        do throws(StoreError) { try store.deletePartsOfWhatIsThere() } catch { report?.obstacle = error }
     }
 
     private func next() throws(StoreError) -> FramePayload {

@@ -52,7 +52,13 @@ extension Snapshot {
     /// - Throws: `.invalidInput` when `newer` does not descend from `older`.
     public func sendItems(from older: CheckpointInfo?, to newer: CheckpointInfo) throws(StoreError) -> [SendItem] {
         var line = [newer]
+        // Records that have come from anywhere may name each other as parents.
+        var seen: Set = [newer.id]
         while let parent = line[line.count - 1].parent, parent != older?.id {
+            guard seen.insert(parent).inserted else {
+                guard older == nil else { throw unrelated(older, newer) }
+                break
+            }
             do throws(StoreError) { line.append(try checkpoint(parent)) } catch {
                 guard error.code == .notFound, older == nil else { throw error.code == .notFound ? unrelated(older, newer) : error }
                 break
@@ -72,12 +78,17 @@ extension Snapshot {
     /// Everything that a receiver lacks, each as a change of something that it has by then.
     ///
     /// The base is the nearest ancestor; where a parent was deleted, the newest earlier checkpoint that has a region of the same name.
-    /// - Parameter isThere: whether the receiver has a checkpoint.
-    public func sendItems(lacking isThere: (CheckpointID) -> Bool) throws(StoreError) -> [SendItem] {
+    /// - Parameters:
+    ///   - isThere: whether the receiver has a checkpoint.
+    ///   - isLeftOut: whether a checkpoint is not to be sent, though the receiver does not have it.
+    public func sendItems(
+        lacking isThere: (CheckpointID) throws(StoreError) -> Bool,
+        leavingOut isLeftOut: (CheckpointInfo) throws(StoreError) -> Bool = { _ in false }
+    ) throws(StoreError) -> [SendItem] {
         var has: [CheckpointInfo] = []
         var items: [SendItem] = []
-        for info in try checkpointsInSendingOrder() {
-            if !isThere(info.id) { items.append(SendItem(info, base: nearestBase(of: info, among: has))) }
+        for info in try checkpointsInSendingOrder() where try !isLeftOut(info) {
+            if try !isThere(info.id) { items.append(SendItem(info, base: nearestBase(of: info, among: has))) }
             has.append(info)
         }
         return items

@@ -40,6 +40,8 @@ public struct SendOptions: Sendable {
     public var progress: (@Sendable (PageCount) -> Void)?
     /// Ends the work.
     public var cancellation: StreamCancellation?
+    /// The checkpoints of the view, the newest first, where the caller knows them.
+    var checkpointIDs: [CheckpointID]?
 
     public init(
         parallelism: Int = WriterOptions.defaultParallelism, sendsReferences: Bool = true,
@@ -78,6 +80,7 @@ private final class StreamSender {
     private let stream = StreamID(UInt64.random(in: 1...UInt64.max))
     /// The names that go with each checkpoint, ascending.
     private let references: [CheckpointID: [String]]
+    private let checkpointIDs: [CheckpointID]
 
     /// What a frame is made of.
     private enum Job: Sendable {
@@ -95,6 +98,7 @@ private final class StreamSender {
     init(_ snapshot: Snapshot, _ descriptor: StreamDescriptor, _ options: SendOptions) throws(StoreError) {
         self.snapshot = snapshot
         references = options.sendsReferences ? try snapshot.userReferences() : [:]
+        if let known = options.checkpointIDs { checkpointIDs = known } else { checkpointIDs = try snapshot.checkpointIDs().reversed() }
         let output = Lock(
             Output(frames: Handed(FrameWriter(descriptor)), report: SendReport(stream: stream, checkpoints: [])))
         let buffers = Lock<[AlignedBuffer]>([])
@@ -138,7 +142,7 @@ private final class StreamSender {
         }
         let start = StartFrame(
             stream: stream, origin: snapshot.store.uuid, createdNanoseconds: wallClockNanoseconds(), checkpointCount: UInt32(items.count),
-            relatives: try relatives(of: items))
+            relatives: relatives(of: items))
         try put { (frames) throws(StoreError) in
             try frames.begin()
             try frames.put(.start, start.encoded())
@@ -160,11 +164,10 @@ private final class StreamSender {
     }
 
     /// The checkpoints that a receiver may know: what is sent and its bases first, then the newest.
-    private func relatives(of items: [SendItem]) throws(StoreError) -> [CheckpointID] {
+    private func relatives(of items: [SendItem]) -> [CheckpointID] {
         var seen = Set<CheckpointID>()
         let bases = items.compactMap { $0.base?.id } + items.compactMap(\.checkpoint.parent) + items.map(\.checkpoint.id)
-        let others = try snapshot.checkpoints().reversed().map(\.id)
-        return Array((bases + others).filter { seen.insert($0).inserted }.prefix(StartFrame.mostRelatives))
+        return Array((bases + checkpointIDs).filter { seen.insert($0).inserted }.prefix(StartFrame.mostRelatives))
     }
 
     private func send(_ item: SendItem) throws(StoreError) {
