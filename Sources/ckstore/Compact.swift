@@ -19,8 +19,11 @@ struct Compact: ParsableCommand {
             What is free and still takes space on the medium is given back: what a reader of an older state kept when it \
             was freed, or what an interrupted save left behind. What is still being read stays until the next time.
 
+            Segments of which little is dead are left alone: less than 15 %, or, with a --target below 1.18, than what that allows. \
+            It says so when the target was not reached.
+
             Interrupted, it stops after the piece under way: what was moved so far stays, and nothing is lost. With \
-            --watch it goes on until then, looking again every --interval seconds.
+            --watch it goes on until then, looking again every --interval seconds; a damaged block is then told, and tried, once.
 
             Example:
               ckstore compact vm.ck --dry-run
@@ -31,21 +34,24 @@ struct Compact: ParsableCommand {
     @OptionGroup var target: StoreArgument
     @Option(name: .customLong("target"), help: ArgumentHelp("Stop when the store takes this many times what lives in it.", valueName: "factor"))
     var amplification = 1.1
-    @Option(help: ArgumentHelp("Move at most this much in a second; as fast as it goes if not given.", valueName: "size"), transform: { try Size(parsing: $0) })
+    @Option(help: ArgumentHelp("Read at most this much in a second of what is to be moved; as fast as it goes if not given.", valueName: "size"), transform: { try Size(parsing: $0) })
     var rate: Size?
     @Flag(help: "Only say what would be moved and freed.")
     var dryRun = false
     @Flag(help: "Go on until interrupted.")
     var watch = false
-    @Option(help: ArgumentHelp("With --watch: how long to wait before looking again.", valueName: "seconds"))
-    var interval = 60
+    @Option(help: ArgumentHelp("With --watch: how long to wait before looking again; 60 if not given.", valueName: "seconds"))
+    var interval: Int?
     @OptionGroup var jobs: JobsOption
     @OptionGroup var output: OutputOptions
 
     func validate() throws {
         guard (1...1000).contains(amplification) else { throw ValidationError("--target is \(amplification); it can be 1 to 1000, for example 1.1.") }
         if let rate, rate.bytes == .zero { throw ValidationError("--rate is 0; nothing would ever be moved.") }
-        guard (1...1_000_000).contains(interval) else { throw ValidationError("--interval is \(interval); it can be 1 to 1000000 seconds.") }
+        if let interval {
+            guard watch else { throw ValidationError("--interval says how often to look again; that takes --watch.") }
+            guard (1...1_000_000).contains(interval) else { throw ValidationError("--interval is \(interval); it can be 1 to 1000000 seconds.") }
+        }
         if dryRun, watch { throw ValidationError("--dry-run changes nothing, so there is nothing to --watch.") }
     }
 
@@ -56,7 +62,7 @@ struct Compact: ParsableCommand {
         // The first signal is seen at the next piece; a second one ends at once.
         Interruption.setCancel {}
         let progress = Progress(isShown: output.showsProgress, total: nil)
-        let options = CompactionOptions(
+        var options = CompactionOptions(
             targetAmplification: amplification, bytesPerSecond: rate?.bytes, parallelism: jobs.value, isDryRun: dryRun,
             progress: { progress.update($0.movedBytes) }, isCancelled: { Interruption.received != nil })
         repeat {
@@ -65,6 +71,8 @@ struct Compact: ParsableCommand {
                 defer { progress.clear() }
                 report = try store.compact(options)
             }
+            // What is damaged need not be told, nor tried, each time.
+            options.leftAlone = report.leftAlone
             try tell(report, store)
             if !watch { return try end(report, store) }
             wait()
@@ -78,12 +86,12 @@ struct Compact: ParsableCommand {
             for damage in report.damaged { standardError("ckstore: left where it is: \(damage)\n") }
             if let obstacle = report.obstacle { standardError("ckstore: \(obstacle)\n") }
         }
-        let result = Result(report, store, isDryRun: dryRun)
+        let result = Result(report, store, target: amplification, isDryRun: dryRun)
         try output.report(result, summary: result.summary)
     }
 
     private func wait() {
-        for _ in 0..<interval * 10 where Interruption.received == nil { usleep(100_000) }
+        for _ in 0..<(interval ?? 60) * 10 where Interruption.received == nil { usleep(100_000) }
     }
 
     private func end(_ report: CompactionReport, _ store: CheckpointStore) throws {
@@ -96,6 +104,9 @@ struct Compact: ParsableCommand {
         var medium: String
         var isDryRun: Bool
         var wasInterrupted: Bool
+        /// How many times what lives in them page runs and index should take, and whether they take no more now.
+        var target: Double
+        var isTargetReached: Bool
         var usedBytesBefore: UInt64
         var usedBytesAfter: UInt64
         var liveBytes: UInt64
@@ -119,10 +130,12 @@ struct Compact: ParsableCommand {
         /// Why it could not go on; absent when all is well.
         var obstacle: FailureObject?
 
-        init(_ report: CompactionReport, _ store: CheckpointStore, isDryRun: Bool) {
+        init(_ report: CompactionReport, _ store: CheckpointStore, target: Double, isDryRun: Bool) {
             medium = store.medium.name
             self.isDryRun = isDryRun
             wasInterrupted = report.wasCancelled
+            self.target = target
+            isTargetReached = !report.missedTarget
             usedBytesBefore = report.before.usedBytes.rawValue
             usedBytesAfter = report.after.usedBytes.rawValue
             liveBytes = report.after.liveBytes.rawValue
@@ -150,8 +163,9 @@ struct Compact: ParsableCommand {
             if catalogBytesBefore != catalogBytesAfter { all += "; catalog " + sizes(catalogBytesBefore, catalogBytesAfter, catalogLiveBytes) }
             let (moved, freed) = (readable(ByteCount(movedBytes)), counted(freedSegments, "segment"))
             let given = readable(ByteCount(givenBackBytes))
-            if isDryRun { return "\(medium): would move \(moved) and free \(freed) (\(all)), and give back \(given) that is free already\n" }
-            return "\(medium): moved \(moved), freed \(freed) (\(all)), gave back \(given)\(wasInterrupted ? "; interrupted" : "")\n"
+            let missed = isTargetReached || wasInterrupted ? "" : "; more than \(target) times what lives is left"
+            if isDryRun { return "\(medium): would move \(moved) and free \(freed) (\(all)), and give back \(given) that is free already\(missed)\n" }
+            return "\(medium): moved \(moved), freed \(freed) (\(all)), gave back \(given)\(missed)\(wasInterrupted ? "; interrupted" : "")\n"
         }
     }
 }

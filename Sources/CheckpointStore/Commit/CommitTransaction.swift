@@ -105,7 +105,7 @@ final class CommitTransaction {
             entry.segmentClass = use.segmentClass
             entry.committedLength = UInt32(use.committedLength)
             entry.live = entry.live.addingReportingOverflow(use.live).overflow ? .max : entry.live + use.live
-            entry.written = entry.written.addingReportingOverflow(use.live).overflow ? .max : entry.written + use.live
+            entry.written = entry.written.addingReportingOverflow(use.written).overflow ? .max : entry.written + use.written
             entry.birth = use.birth
         }
         if isNew { try raise(&slot.usedSegments) }

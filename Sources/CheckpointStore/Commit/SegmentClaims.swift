@@ -35,12 +35,16 @@ struct SegmentUse: Sendable {
     var endOffset: Int
     /// Where the next writer may append, commit record included; known at the end.
     var committedLength: Int
-    /// Runs: pages; else 64-byte units.
+    /// What of it lives. Runs: pages; else 64-byte units.
     var live: UInt32
+    /// What counts as appended: at least `live`.
+    var written: UInt32
     var birth: BlockBirth
 }
 
 extension CheckpointStore {
+    /// Segments of the reserve that are left to the nodes of commits, so that deleting works beside compaction, in other processes too.
+    private static let keptForCommits: UInt32 = 2
     /// Partly filled segments of a class that a handle remembers.
     private static let rememberedSegments = 1024
 
@@ -73,7 +77,8 @@ extension CheckpointStore {
             let slot: Slot
             if let base { slot = base } else { slot = try settledSlot() }
             let fresh = state.withLock { $0.freshClaims }
-            let taken = UInt64(slot.usedSegments) + UInt64(fresh) + (mayUseReserve ? 0 : UInt64(slot.reserveSegments))
+            let kept = mayUseReserve ? (segmentClass == .catalog ? 0 : min(slot.reserveSegments, Self.keptForCommits)) : slot.reserveSegments
+            let taken = UInt64(slot.usedSegments) + UInt64(fresh) + UInt64(kept)
             let count = UInt64(limit ?? slot.geometry.segmentCount)
             guard taken < count else {
                 if let claim = try searchPartlyFilled(slot, segmentClass, room: room) { return claim }

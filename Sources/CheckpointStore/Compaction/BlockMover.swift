@@ -85,6 +85,7 @@ final class BlockMover {
             let start = first.offset.int / pageSize * pageSize
             let length = last.offset.int + Int(last.storedLength) - start
             let bytes = unsafe UnsafeMutableRawBufferPointer(rebasing: window.bytes[0..<length])
+            try pace.take(ByteCount(length))
             do throws(StoreError) { unsafe try read(first, start: start, into: bytes) } catch {
                 guard [.corrupt, .truncated, .ioFailed].contains(error.code) else { throw error }
                 return .damaged(error)
@@ -98,8 +99,8 @@ final class BlockMover {
                 }
                 moves.append(try unsafe append(live, checked, block))
             }
+            pace.didMove(rest.prefix(count).reduce(.zero) { $0 + ByteCount(UInt64($1.block.pointer.storedLength)) })
             rest = rest.dropFirst(count)
-            try pace.didMove(ByteCount(length))
         }
         return .moved(moves)
     }

@@ -67,15 +67,16 @@ final class CatalogRound {
             transaction.mayUseReserve = true
             let before = try takeStillUsed(batch, transaction, &wanted)
             try transaction.rewrite(&wanted)
-            guard wanted.count > 0 else { return nil }
-            let slot = try transaction.finish()
-            store.adopt(slot)
-            var after: UInt64 = 0
-            for segment in wanted.segments { after += UInt64(try transaction.table.entry(segment).live) }
+            if wanted.count > 0 { store.adopt(try transaction.finish()) }
+            var left: [SegmentIndex: SegmentEntry] = [:]
+            for segment in wanted.segments { left[segment] = try transaction.table.entry(segment) }
+            let after = left.values.reduce(UInt64(0)) { $0 + UInt64($1.live) }
             // Counts that never come to 0, or nodes that can't be reached, must not keep this going.
-            isComplete = after == 0 || after >= before
+            isComplete = wanted.count == 0 || after == 0 || after >= before
+            if isComplete, !wanted.damaged.isEmpty { report.leaveAlone(left.filter { $0.value.live > 0 }) }
+            guard wanted.count > 0 else { return nil }
             freed = transaction.freedCatalogSegments
-            return slot.generation
+            return transaction.generation
         }
         for error in wanted.damaged where !report.damaged.contains(where: { $0.offset == error.offset }) { report.damaged.append(error) }
         guard let generation else { return .complete }
@@ -86,7 +87,8 @@ final class CatalogRound {
         report.freedSegments += freed.count
         try giveBack(freed, generation)
         pace.didFree(freed.count)
-        try pace.didMove(ByteCount(wanted.bytes))
+        pace.didMove(ByteCount(wanted.bytes))
+        try pace.take(ByteCount(wanted.bytes))
         return isComplete ? .complete : .partial
     }
 

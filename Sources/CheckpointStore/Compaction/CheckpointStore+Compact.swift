@@ -29,11 +29,12 @@ extension CheckpointStore {
     }
 
     private func move(_ options: CompactionOptions) throws(StoreError) -> CompactionReport {
-        let plan = try registeredPlan(options)
         var report = CompactionReport()
+        report.leftAlone = options.leftAlone
+        let plan = try registeredPlan(options, report)
         report.before = plan.content.use
         report.catalogBefore = plan.catalog.use
-        guard !options.isDryRun else { return Self.projection(of: plan, report) }
+        guard !options.isDryRun else { return Self.projection(of: plan, report, options) }
         let pace = Pace(options, medium: medium.name)
         try compactContent(options, pace, &report)
         if !report.wasCancelled {
@@ -46,17 +47,19 @@ extension CheckpointStore {
                 try compactContent(options, pace, &report)
             }
         }
-        let end = try registeredPlan(options)
+        let end = try registeredPlan(options, report)
         report.after = end.content.use
         report.catalogAfter = end.catalog.use
+        report.missedTarget = report.after.amplification > options.targetAmplification
         return report
     }
 
     /// What a dry run says.
-    private static func projection(of plan: CompactionPlan, _ report: CompactionReport) -> CompactionReport {
+    private static func projection(of plan: CompactionPlan, _ report: CompactionReport, _ options: CompactionOptions) -> CompactionReport {
         var report = report
         report.after = plan.content.projected
         report.catalogAfter = plan.catalog.projected
+        report.missedTarget = report.after.amplification > options.targetAmplification
         report.movedBytes = plan.content.plannedBytes + plan.catalog.plannedBytes
         report.freedSegments = plan.content.victims.count + plan.catalog.victims.count
         return report
@@ -65,13 +68,13 @@ extension CheckpointStore {
     /// Empties segments of page runs and index, in rounds, until there is nothing more to win.
     private func compactContent(_ options: CompactionOptions, _ pace: Pace, _ report: inout CompactionReport) throws(StoreError) {
         while true {
-            let plan = try registeredPlan(options)
+            let plan = try registeredPlan(options, report)
             guard !plan.content.victims.isEmpty else { return }
             pace.plan(plan.content.plannedBytes + plan.catalog.plannedBytes)
             let round = CompactionRound(self, options, plan.content.victims, pace, report)
             let obstacle = try Self.end { () throws(StoreError) in try round.run() }
             // What is left can't be moved now: damaged, in use, or changing all the time.
-            let isDone = round.report.freedSegments == report.freedSegments
+            let isDone = round.report.freedSegments == report.freedSegments && round.report.leftAlone == report.leftAlone
             report = round.report
             if let obstacle { report.end(obstacle) }
             if isDone || obstacle != nil { return }
@@ -80,7 +83,7 @@ extension CheckpointStore {
 
     /// Empties segments of the catalog, once: the commits that do this make others a little deader.
     private func compactCatalog(_ options: CompactionOptions, _ pace: Pace, _ report: inout CompactionReport) throws(StoreError) {
-        let plan = try registeredPlan(options)
+        let plan = try registeredPlan(options, report)
         guard !plan.catalog.victims.isEmpty else { return }
         pace.plan(plan.catalog.plannedBytes)
         let round = CatalogRound(self, options, plan.catalog.victims, pace, report)
@@ -100,11 +103,11 @@ extension CheckpointStore {
         return nil
     }
 
-    /// The plan for the newest generation.
-    private func registeredPlan(_ options: CompactionOptions) throws(StoreError) -> CompactionPlan {
+    /// The plan for the newest generation, without what `report` says must be left alone.
+    private func registeredPlan(_ options: CompactionOptions, _ report: CompactionReport) throws(StoreError) -> CompactionPlan {
         let slot = try register()
         defer { unregister(slot.generation) }
-        return try CompactionPlan(self, slot, options)
+        return try CompactionPlan(self, slot, options, leftAlone: report.leftAlone)
     }
 }
 

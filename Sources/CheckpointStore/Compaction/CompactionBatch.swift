@@ -3,6 +3,8 @@
 // Invariants:
 // - Copying needs no lock, so a batch can be copied while the one before it is being committed.
 // - What it has written counts nothing, and its claims are held, until the batch is committed or dropped.
+// - When copying has ended, well or not, nothing is being written any more: nobody who claims the same places afterwards is overwritten.
+//   A write that failed is forgotten with the batch.
 
 import StoreFormat
 import Threading
@@ -17,7 +19,6 @@ final class CompactionBatch: Sendable {
     private let blocks: [SegmentIndex: [LiveBlock]]
     private let id: CheckpointID
     private let parallelism: Int
-    private let queue: WriteQueue
     private let pace: Pace
     private let state: Lock<State>
 
@@ -32,19 +33,16 @@ final class CompactionBatch: Sendable {
         var thread: PlainThread?
     }
 
-    /// - Parameters:
-    ///   - blocks: what lives in the victims, by segment.
-    ///   - queue: nobody else uses it until this batch has been waited for.
+    /// - Parameter blocks: what lives in the victims, by segment.
     init(
         _ victims: ArraySlice<Victim>, _ blocks: [SegmentIndex: [LiveBlock]], isAhead: Bool, store: CheckpointStore, parallelism: Int,
-        queue: WriteQueue, pace: Pace
+        pace: Pace
     ) {
         self.victims = victims
         self.blocks = blocks
         self.isAhead = isAhead
         self.store = store
         self.parallelism = parallelism
-        self.queue = queue
         self.pace = pace
         id = store.environment.newID()
         state = Lock(State(rest: victims))
@@ -73,8 +71,6 @@ final class CompactionBatch: Sendable {
     func drop() {
         state.withLock { $0.isDropped = true }
         takeThread()?.join()
-        // What is still being written must not meet the next one to claim the place. Its errors belong to a batch that has one already.
-        if state.withLock({ $0.uses == nil }) { try? queue.drain() }
         for mover in state.withLock({ state in
             defer { state.movers = [] }
             return state.movers
@@ -92,8 +88,10 @@ final class CompactionBatch: Sendable {
     }
 
     private func run() {
+        let queue = makeQueue()
+        defer { queue.close() }
         do throws(StoreError) {
-            try inParallel(workers: max(1, min(parallelism, victims.count))) { [self] _ throws(StoreError) in try move() }
+            try inParallel(workers: max(1, min(parallelism, victims.count))) { [self] _ throws(StoreError) in try move(to: queue) }
             var uses: [SegmentUse] = []
             for mover in state.withLock({ $0.movers }) { uses += try mover.finish() }
             try queue.drain()
@@ -102,8 +100,15 @@ final class CompactionBatch: Sendable {
         } catch { state.withLock { $0.failure = error } }
     }
 
+    private func makeQueue() -> WriteQueue {
+        let isInline = parallelism == 1 || store.medium.traits.writesAreCopies
+        return WriteQueue(
+            medium: store.medium, threads: isInline ? 0 : parallelism, buffers: parallelism * 4 + 4,
+            bufferBytes: SegmentAppender.bufferBytes(store.geometry))
+    }
+
     /// Empties victims until none is left.
-    private func move() throws(StoreError) {
+    private func move(to queue: WriteQueue) throws(StoreError) {
         let mover = BlockMover(store: store, id: id, queue: queue, pace: pace)
         state.withLock { $0.movers.append(mover) }
         while let victim = state.withLock({ $0.isDropped || $0.failure != nil ? nil : $0.rest.popFirst() }) {

@@ -62,7 +62,7 @@ struct CompactionPlan {
         fileprivate mutating func add(_ victim: Victim, isFixed: Bool, _ options: CompactionOptions) {
             use.usedBytes += ByteCount(UInt64(victim.entry.committedLength))
             use.liveBytes += victim.liveBytes
-            if !isFixed, victim.deadShare >= options.minimumDeadShare { candidates.append(victim) }
+            if !isFixed, victim.deadShare >= options.leastDeadShare { candidates.append(victim) }
         }
 
         fileprivate mutating func choose(_ options: CompactionOptions) {
@@ -79,13 +79,18 @@ struct CompactionPlan {
     }
 
     /// Reads the whole segment table of `slot`.
-    init(_ store: CheckpointStore, _ slot: Slot, _ options: CompactionOptions) throws(StoreError) {
+    ///
+    /// - Parameter leftAlone: segments that are no victims while their entries are these.
+    init(
+        _ store: CheckpointStore, _ slot: Slot, _ options: CompactionOptions, leftAlone: [SegmentIndex: SegmentEntry]
+    ) throws(StoreError) {
         try store.forEachUsedSegment(slot) { segment, entry in
             let victim = Victim(segment: segment, entry: entry)
+            let isFixed = leftAlone[segment] == entry
             if entry.segmentClass == .catalog {
-                catalog.add(victim, isFixed: segment == slot.catalogSegment, options)
+                catalog.add(victim, isFixed: isFixed || segment == slot.catalogSegment, options)
             } else {
-                content.add(victim, isFixed: false, options)
+                content.add(victim, isFixed: isFixed, options)
             }
         }
         content.choose(options)
@@ -95,7 +100,7 @@ struct CompactionPlan {
 }
 
 extension CheckpointStore {
-    /// Calls `body` with every used segment of the generation of `slot`, ascending. One read for each leaf of the table.
+    /// Calls `body` with every used segment of the generation of `slot`, ascending. Reads the way down to each leaf of the table.
     func forEachUsedSegment(_ slot: Slot, _ body: (SegmentIndex, SegmentEntry) throws(StoreError) -> Void) throws(StoreError) {
         var table = TableReader(store: self, slot: slot)
         for first in stride(from: UInt64(0), to: UInt64(slot.geometry.segmentCount), by: TableReader.fanOut) {

@@ -16,7 +16,6 @@ final class CompactionRound {
     private let store: CheckpointStore
     private let options: CompactionOptions
     private let pace: Pace
-    private let queue: WriteQueue
     private var victims: [Victim]
     private var live = LiveBlocks()
     /// Victims whose claims this round holds. One that is free is given up at once, and may be anybody's from then on.
@@ -37,17 +36,12 @@ final class CompactionRound {
                 defer { blocks += victim.mostBlocks }
                 return blocks < Self.mostBlocks
             })
-        let isInline = options.parallelism == 1 || store.medium.traits.writesAreCopies
-        queue = WriteQueue(
-            medium: store.medium, threads: isInline ? 0 : options.parallelism, buffers: options.parallelism * 4 + 4,
-            bufferBytes: SegmentAppender.bufferBytes(store.geometry))
     }
 
     /// Empties the victims.
     ///
     /// - Throws: what ends compaction; the report says what was done before.
     func run() throws(StoreError) {
-        defer { queue.close() }
         defer { store.unclaim(claimed.sorted()) }
         for victim in victims where try store.lockClaim(victim.segment) || store.has(.compactsWithoutClaims) {
             claimed.insert(victim.segment)
@@ -69,7 +63,7 @@ final class CompactionRound {
             if entry.isUsed, entry.segmentClass != .catalog { victims.append(Victim(segment: segment, entry: entry)) }
         }
         guard victims.contains(where: { $0.entry.live > 0 }) || slot.forwarding != nil else { return }
-        live = try LiveBlocks(of: Set(victims.map(\.segment)), in: slot, store)
+        live = try LiveBlocks(of: Set(victims.map(\.segment)), in: slot, store, pace)
     }
 
     private func emptyAll() throws(StoreError) {
@@ -88,10 +82,10 @@ final class CompactionRound {
                     next = makeBatch(rest.dropFirst(batch.victims.count), budget, isAhead: true)
                     next?.begin()
                 }
-                try commit(batch.victims, copied.outcomes, copied.uses)
+                let isCommitted = try commit(batch.victims, copied.outcomes, copied.uses)
                 rest = rest.dropFirst(batch.victims.count)
                 batch.drop()
-                store.remember(copied.uses)
+                if isCommitted { store.remember(copied.uses) }
             } catch {
                 // Where there is little room, a smaller batch may free enough for the next; and so may the one before, now committed.
                 guard error.code == .noSpace, batch.victims.count > 1 || batch.isAhead else { throw error }
@@ -109,7 +103,7 @@ final class CompactionRound {
     private func makeBatch(_ victims: ArraySlice<Victim>, _ budget: ByteCount, isAhead: Bool) -> CompactionBatch? {
         guard !victims.isEmpty else { return nil }
         return CompactionBatch(
-            Self.batch(victims, budget), live.blocks, isAhead: isAhead, store: store, parallelism: options.parallelism, queue: queue, pace: pace)
+            Self.batch(victims, budget), live.blocks, isAhead: isAhead, store: store, parallelism: options.parallelism, pace: pace)
     }
 
     /// Victims with about `budget` bytes that live, one at least.
@@ -125,17 +119,21 @@ final class CompactionRound {
     // MARK: a batch
 
     /// Makes the moves durable, makes them count and frees the victims, all in one generation; then gives their space back.
+    ///
+    /// - Returns: false when there was nothing to commit, since all the victims stay.
     private func commit(
         _ batch: ArraySlice<Victim>, _ outcomes: [SegmentIndex: MoveOutcome], _ uses: [SegmentUse]
-    ) throws(StoreError) {
+    ) throws(StoreError) -> Bool {
+        let isAnyMoved = outcomes.values.contains { if case .moved = $0 { true } else { false } }
         // The commit's own flush covers it; but others would wait for that when it is much.
-        if uses.reduce(0, { $0 + $1.committedLength - $1.firstOffset }) > CheckpointStore.smallCommitBytes {
+        if isAnyMoved, uses.reduce(0, { $0 + $1.committedLength - $1.firstOffset }) > CheckpointStore.smallCommitBytes {
             do { try onMedium { () throws(MediumError) in try store.medium.flush() } } catch { throw store.fail(error) }
         }
         var done = CompactionReport()
         var freed: [SegmentIndex] = []
         let generation = try store.underReclaimLock { () throws(StoreError) in
-            try store.commit { transaction throws(StoreError) in
+            try store.underCommitLock { base throws(StoreError) -> Generation? in
+                let transaction = try CommitTransaction(store: store, base: base)
                 transaction.mayUseReserve = true
                 var counted: [SegmentIndex: UInt32] = [:]
                 for victim in batch {
@@ -145,13 +143,19 @@ final class CompactionRound {
                     freed.append(victim.segment)
                     done.count(moves)
                 }
+                guard !freed.isEmpty else { return nil }
                 for var use in uses {
-                    // What was copied out of a victim that must stay counts nothing.
+                    // What was copied out of a victim that must stay is dead from the start.
                     use.live = counted[use.segment] ?? 0
                     if use.live > 0 { try transaction.append(use) }
                 }
+                store.adopt(try transaction.finish())
                 return transaction.generation
             }
+        }
+        guard let generation else {
+            report.add(done)
+            return false
         }
         // It is durable, whatever happens to the space that it freed.
         done.freedSegments = freed.count
@@ -159,6 +163,7 @@ final class CompactionRound {
         report.add(done)
         pace.didFree(freed.count)
         try giveBack(freed, generation)
+        return true
     }
 
     /// Makes what was freed usable again, and gives it back to the medium.
@@ -185,6 +190,7 @@ final class CompactionRound {
         case .moved(let moves): return moves
         case .damaged(let error):
             done.damaged.append(error)
+            done.leaveAlone([victim.segment: victim.entry])
             return nil
         case nil: preconditionFailure("every victim of the batch has an outcome")
         }
@@ -217,5 +223,6 @@ extension CompactionReport {
         commits += other.commits
         damaged += other.damaged
         skippedSegments += other.skippedSegments
+        leaveAlone(other.leftAlone)
     }
 }

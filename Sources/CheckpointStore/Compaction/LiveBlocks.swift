@@ -25,11 +25,19 @@ struct LiveBlocks {
     /// Entries that lead into a segment though nothing names the block any more.
     var deadEntries: [SegmentIndex: [ForwardingKey]] = [:]
 
+    /// How many blocks are looked at before the walk asks again whether it has been told to end.
+    private static let blocksBetweenChecks = 256
+
     /// Walks through all checkpoints of the generation of `slot`, which the caller keeps registered.
-    init(of victims: Set<SegmentIndex>, in slot: Slot, _ store: CheckpointStore) throws(StoreError) {
+    ///
+    /// - Throws: `.cancelled`; what reading throws.
+    init(of victims: Set<SegmentIndex>, in slot: Slot, _ store: CheckpointStore, _ pace: Pace) throws(StoreError) {
         let reader = store.blocks(in: slot)
         var found: [SegmentIndex: [LiveBlock]] = [:]
+        var visited = 0
         try TreeWalk(blocks: reader).walk(try store.catalogValues(in: slot)) { (reached) throws(StoreError) in
+            if visited % Self.blocksBetweenChecks == 0 { try pace.checkNotCancelled() }
+            visited += 1
             let block = try reader.resolve(reached.pointer)
             guard victims.contains(block.pointer.segment) else { return }
             found[block.pointer.segment, default: []].append(LiveBlock(pointer: reached.pointer, block: block, places: reached.places))
@@ -37,6 +45,7 @@ struct LiveBlocks {
         for segment in found.keys { found[segment]?.sort { $0.block.pointer.offset < $1.block.pointer.offset } }
         blocks = found
         try store.forEachForwardingTable(slot.forwarding) { (_, table) throws(StoreError) in
+            try pace.checkNotCancelled()
             for entry in table.entries where victims.contains(entry.newSegment) {
                 guard !Self.contains(found[entry.newSegment] ?? [], entry) else { continue }
                 let key = ForwardingKey(segment: table.segment, offset: entry.offset, birth: entry.birth)

@@ -6,63 +6,56 @@ import Units
 
 /// What the movers of one compaction share. Thread-safe.
 final class Pace: Sendable {
-    private struct State {
-        var progress: CompactionProgress
-        /// Bytes counted towards the rate, and since when.
-        var pacedBytes: UInt64 = 0
-        var startMicroseconds: UInt64
-    }
     private let options: CompactionOptions
     private let medium: String
-    private let state: Lock<State>
+    private let limit: RateLimit?
+    private let progress = Lock(CompactionProgress(movedBytes: .zero, plannedBytes: .zero, freedSegments: 0))
     /// How long a mover sleeps before it asks again whether it has been told to end.
-    private static let napMilliseconds = 50
+    private static let napMicroseconds: UInt64 = 50_000
 
     init(_ options: CompactionOptions, medium: String) {
         self.options = options
         self.medium = medium
-        state = Lock(
-            State(
-                progress: CompactionProgress(movedBytes: .zero, plannedBytes: .zero, freedSegments: 0),
-                startMicroseconds: options.bytesPerSecond == nil ? 0 : monotonicMicroseconds()))
+        limit = options.bytesPerSecond.map { RateLimit(bytesPerSecond: $0, clock: Self.interruptible(options)) }
     }
 
-    var isCancelled: Bool { options.isCancelled?() ?? false }
+    /// A clock whose sleep ends early when compaction is told to end.
+    private static func interruptible(_ options: CompactionOptions) -> RateClock {
+        RateClock(nowMicroseconds: options.clock.nowMicroseconds) { wait in
+            var rest = wait
+            while rest > 0, !(options.isCancelled?() ?? false) {
+                let nap = min(rest, napMicroseconds)
+                options.clock.sleepMicroseconds(nap)
+                rest -= nap
+            }
+        }
+    }
 
     /// - Throws: `.cancelled`.
     func checkNotCancelled() throws(StoreError) {
-        if isCancelled { throw StoreError(.cancelled, "compaction was cancelled", medium: medium) }
+        if options.isCancelled?() ?? false { throw StoreError(.cancelled, "compaction was cancelled", medium: medium) }
     }
 
-    func plan(_ bytes: ByteCount) { state.withLock { $0.progress.plannedBytes = $0.progress.movedBytes + bytes } }
-
-    func didFree(_ segments: Int) {
-        let progress = state.withLock { state in
-            state.progress.freedSegments += segments
-            return state.progress
-        }
-        options.progress?(progress)
-    }
-
-    /// Counts what was moved, and waits while that is ahead of the rate.
+    /// Waits until the rate allows so many bytes.
     ///
     /// - Throws: `.cancelled` when it is told to end meanwhile.
-    func didMove(_ bytes: ByteCount) throws(StoreError) {
-        let progress = state.withLock { state in
-            state.progress.movedBytes += bytes
-            state.pacedBytes += bytes.rawValue
-            return state.progress
+    func take(_ bytes: ByteCount) throws(StoreError) {
+        guard let limit else { return }
+        limit.take(bytes)
+        try checkNotCancelled()
+    }
+
+    func plan(_ bytes: ByteCount) { progress.withLock { $0.plannedBytes = $0.movedBytes + bytes } }
+
+    func didFree(_ segments: Int) { tell { $0.freedSegments += segments } }
+
+    func didMove(_ bytes: ByteCount) { tell { $0.movedBytes += bytes } }
+
+    private func tell(_ change: (inout CompactionProgress) -> Void) {
+        let now = progress.withLock { progress in
+            change(&progress)
+            return progress
         }
-        options.progress?(progress)
-        guard let rate = options.bytesPerSecond else { return }
-        while true {
-            let isAhead = state.withLock { state in
-                let seconds = Double(monotonicMicroseconds() - state.startMicroseconds) / 1_000_000
-                return Double(state.pacedBytes) > seconds * Double(rate.rawValue)
-            }
-            guard isAhead else { return }
-            try checkNotCancelled()
-            _ = state.waitFor(milliseconds: Self.napMilliseconds) { _ -> Void? in nil }
-        }
+        options.progress?(now)
     }
 }

@@ -332,7 +332,10 @@ public final class CheckpointWriter: Sendable {
         try queue.drain()
         try checkNotCancelled()
         let superseded = state.withLock { $0.superseded }
-        for index in uses.indices { uses[index].live -= superseded[uses[index].segment] ?? 0 }
+        for index in uses.indices {
+            uses[index].live -= superseded[uses[index].segment] ?? 0
+            uses[index].written = uses[index].live
+        }
         return Prepared(
             record: record, pointer: pointer, uses: uses, references: options.references,
             writtenBytes: uses.reduce(0) { $0 + $1.committedLength - $1.firstOffset })

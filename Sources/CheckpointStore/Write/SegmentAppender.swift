@@ -196,7 +196,7 @@ final class SegmentAppender {
     private func currentUse(_ claim: SegmentClaim) -> SegmentUse {
         SegmentUse(
             segment: claim.segment, segmentClass: segmentClass, firstOffset: first, endOffset: position,
-            committedLength: 0, live: live, birth: birth)
+            committedLength: 0, live: live, written: live, birth: birth)
     }
 
     private func makeRoom(_ length: Int) throws(StoreError) {
