@@ -55,15 +55,6 @@ final class SegmentAppender {
     /// True when a block of `length` bytes fits into the current segment.
     func hasRoom(_ length: Int) -> Bool { claim != nil && limit - position >= length }
 
-    /// Whether runs should go out before their buffer is full. A checkpoint that changed little would otherwise keep all it stores
-    /// until its end, and then wait for the medium while no thread computes; one that stores much fills its buffers early enough.
-    /// Blocks of the index stay: they may be asked for again.
-    private var isWorthWriting: Bool {
-        segmentClass == .runs && !queue.isInline && position - first < Self.eagerBytes && position - written >= Self.eagerPieceBytes
-    }
-    private static let eagerBytes = 2 << 20
-    private static let eagerPieceBytes = 128 << 10
-
     /// Private memory for the next block, `maximumLength` bytes; goes on in a new segment when there is no room.
     func beginBlock(_ maximumLength: Int) throws(StoreError) -> UnsafeMutableRawBufferPointer {
         precondition(maximumLength <= SegmentAppender.bufferBytes(store.geometry) - unit)
@@ -72,7 +63,7 @@ final class SegmentAppender {
             try openSegment(room: maximumLength + unit)
             guard hasRoom(maximumLength) else { throw tooSmallSegments(maximumLength) }
         }
-        if let buffer, buffer.count - (position - written) < maximumLength || isWorthWriting { try writeOut(padding: false) }
+        if let buffer, buffer.count - (position - written) < maximumLength { try writeOut(padding: false) }
         guard let buffer else { preconditionFailure("an open segment has a buffer") }
         let start = position - written
         return unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[start..<start + maximumLength])
