@@ -29,8 +29,7 @@ final class WriteQueue: Sendable {
     private let bufferCount: Int
     private let bufferBytes: Int
     private let state = Lock(State())
-    /// Whether `submit` writes before it returns.
-    let isInline: Bool
+    private let isInline: Bool
     private let threads: Lock<[PlainThread]>
 
     init(medium: any Medium, threads threadCount: Int, buffers: Int, bufferBytes: Int) {
