@@ -39,7 +39,7 @@ struct NodeRewriting {
     /// Runs `body`; when it meets damage, that is noted, and nil returned.
     mutating func unlessDamaged<R>(_ body: (inout NodeRewriting) throws(StoreError) -> R) throws(StoreError) -> R? {
         do throws(StoreError) { return try body(&self) } catch {
-            guard [.corrupt, .truncated, .ioFailed].contains(error.code) else { throw error }
+            guard error.isDamage else { throw error }
             if !damaged.contains(where: { $0.offset == error.offset }) { damaged.append(error) }
             return nil
         }

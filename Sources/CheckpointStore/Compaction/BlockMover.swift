@@ -87,7 +87,7 @@ final class BlockMover {
             let bytes = unsafe UnsafeMutableRawBufferPointer(rebasing: window.bytes[0..<length])
             try pace.take(ByteCount(length))
             do throws(StoreError) { unsafe try read(first, start: start, into: bytes) } catch {
-                guard [.corrupt, .truncated, .ioFailed].contains(error.code) else { throw error }
+                guard error.isDamage else { throw error }
                 return .damaged(error)
             }
             for live in rest.prefix(count) {

@@ -79,19 +79,9 @@ struct RunListings {
         if wanted.contains(node.pointer) { nodes[node.pointer] = node }
         guard node.level > 0 else { return try leaf(node) }
         let blocks = blocks
-        let inner = try readable { () throws(StoreError) in
-            try blocks.decodeBlock(node.pointer) { bytes throws(FormatError) in
-                let inner = try InnerNode.decode(bytes)
-                try inner.checkPlace(regionKey: node.regionKey, firstPage: node.first.firstPage, level: node.level)
-                return inner
-            }
-        }
-        guard let inner else { return }
-        for (index, child) in inner.children.enumerated() {
-            guard let child else { continue }
-            let first = SpanIndex(node.first.rawValue + UInt64(index) * PageTable.spansPerChild(level: node.level))
-            try walk(TreeNode(pointer: child, regionKey: node.regionKey, first: first, level: node.level - 1))
-        }
+        let children = try readable { () throws(StoreError) in try blocks.children(of: node) }
+        guard let children else { return }
+        for child in children { try walk(child) }
     }
 
     private mutating func leaf(_ node: TreeNode) throws(StoreError) {
@@ -107,13 +97,7 @@ struct RunListings {
             }
             return try walk(TreeNode(pointer: patch.base, regionKey: node.regionKey, first: node.first, level: 0))
         }
-        let leaf = try readable { () throws(StoreError) in
-            try blocks.decodeBlock(node.pointer) { bytes throws(FormatError) in
-                let leaf = try Leaf.decode(bytes)
-                try leaf.checkPlace(regionKey: node.regionKey, span: node.first)
-                return leaf
-            }
-        }
+        let leaf = try readable { () throws(StoreError) in try blocks.readLeaf(node) }
         guard let leaf else { return }
         var number = 0
         for extent in leaf.extents {

@@ -72,32 +72,16 @@ struct TreeRepairWalk {
         guard seen.insert(node.identity).inserted else { return }
         let blocks = blocks
         guard node.level > 0 else { return try leaf(node) }
-        let inner = try readable(node.pointer) { () throws(StoreError) in
-            try blocks.decodeBlock(node.pointer) { bytes throws(FormatError) in
-                let inner = try InnerNode.decode(bytes)
-                try inner.checkPlace(regionKey: node.regionKey, firstPage: node.first.firstPage, level: node.level)
-                return inner
-            }
-        }
-        guard let inner else { return }
+        let children = try readable(node.pointer) { () throws(StoreError) in try blocks.children(of: node) }
+        guard let children else { return }
         try count(node.pointer, 0)
-        for (index, child) in inner.children.enumerated() {
-            guard let child else { continue }
-            let first = SpanIndex(node.first.rawValue + UInt64(index) * PageTable.spansPerChild(level: node.level))
-            try walk(TreeNode(pointer: child, regionKey: node.regionKey, first: first, level: node.level - 1))
-        }
+        for child in children { try walk(child) }
     }
 
     private mutating func leaf(_ node: TreeNode) throws(StoreError) {
         let blocks = blocks
         guard node.pointer.kind == .patchLeaf else {
-            let leaf = try readable(node.pointer) { () throws(StoreError) in
-                try blocks.decodeBlock(node.pointer) { bytes throws(FormatError) in
-                    let leaf = try Leaf.decode(bytes)
-                    try leaf.checkPlace(regionKey: node.regionKey, span: node.first)
-                    return leaf
-                }
-            }
+            let leaf = try readable(node.pointer) { () throws(StoreError) in try blocks.readLeaf(node) }
             guard let leaf else { return }
             try count(node.pointer, 0)
             var number = 0

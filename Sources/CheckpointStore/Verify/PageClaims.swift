@@ -8,7 +8,7 @@ import Units
 struct PageClaims: Sendable {
     private var low = SIMD16<UInt8>()
     private var high = UInt16(0)
-    private var places = UInt16(0)
+    private(set) var places = UInt16(0)
 
     init() {}
 

@@ -53,7 +53,7 @@ public struct ScrubPass: Sendable {
     public var comparesCounts: Bool
 }
 
-/// Scrubs a store. For one thread. Memory: what is known of each block, about 40 bytes for each run and 100 for each index node, during a pass.
+/// Scrubs a store. For one thread. Memory: what is known of each block, about 80 bytes for each run and 100 for each index node, during a pass.
 public final class Scrubber {
     private let store: CheckpointStore
     private let options: ScrubOptions

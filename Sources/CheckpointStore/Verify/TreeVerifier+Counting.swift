@@ -61,11 +61,10 @@ extension TreeVerifier {
             for (pointer, run) in runs {
                 let before = state.runs[pointer.placeNumber]
                 if before == nil { state.count(pointer) }
-                let places = (before?.places ?? 0) | run.places
                 var claims = before?.claims ?? PageClaims()
                 claims.formUnion(run.claims)
-                state.runs[pointer.placeNumber] = SoundRun(fingerprint: run.fingerprint, places: places, claims: claims)
-                state.live[pointer.segment, default: 0] += UInt64(places.nonzeroBitCount - (before?.places.nonzeroBitCount ?? 0))
+                state.runs[pointer.placeNumber] = SoundRun(fingerprint: run.fingerprint, claims: claims)
+                state.live[pointer.segment, default: 0] += UInt64(claims.places.nonzeroBitCount - (before?.claims.places.nonzeroBitCount ?? 0))
             }
             return VerifyProgress(bytes: state.bytes, expectedBytes: state.expectedBytes)
         }

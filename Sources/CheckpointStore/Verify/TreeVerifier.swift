@@ -66,9 +66,7 @@ final class TreeVerifier: Sendable {
 
     struct SoundRun {
         var fingerprint: UInt64
-        /// The places in the run that leaves list.
-        var places: UInt16
-        /// The pages that they list there.
+        /// The places in the run that leaves list, with the pages that they list there.
         var claims: PageClaims
     }
 

@@ -55,7 +55,7 @@ extension Verifier {
     }
 
     private func checkPlaces(_ table: ForwardingTable, _ named: ForwardingTableRef) throws(StoreError) {
-        let listed = trees.state.withLock { state in table.entries.map { state.runs[$0.target.placeNumber]?.places ?? 0 } }
+        let listed = trees.state.withLock { state in table.entries.map { state.runs[$0.target.placeNumber]?.claims.places ?? 0 } }
         for (entry, listed) in zip(table.entries, listed) where listed & ~entry.live != 0 {
             try noteStore(
                 "the forwarding of segment \(table.segment) + \(entry.offset) counts fewer pages than leaves list",

@@ -133,11 +133,10 @@ extension VerifyWorker {
         var found: [(BlockPointer, TreeVerifier.SoundRun)] = []
         for (index, pointer) in runs.enumerated() where !pagesOf[index].isEmpty {
             guard let place = places[index] else { continue }
-            let wanted = pagesOf[index].reduce(UInt16(0)) { $0 | 1 << UInt16($1.place) }
             let lost = try run(pointer, place, pagesOf[index], known: known[index], node)
             losses += lost
             if lost.isEmpty {
-                let sound = TreeVerifier.SoundRun(fingerprint: prints[index], places: wanted, claims: PageClaims(pagesOf[index]))
+                let sound = TreeVerifier.SoundRun(fingerprint: prints[index], claims: PageClaims(pagesOf[index]))
                 found.append((place.pointer, sound))
             }
         }

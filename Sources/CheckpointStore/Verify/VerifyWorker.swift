@@ -73,7 +73,7 @@ final class VerifyWorker {
                 return try leaf(node)
             }
             verifier.pay(node.pointer)
-            return (try inner(node, try readInner(node)), nil)
+            return (try inner(node, try blocks.children(of: node)), nil)
         } catch {
             // What a node's range has behind the region's end is cut off where the checkpoint is known.
             let damage = try verifier.note(error, block: node.pointer, isOfBlock: true)
@@ -106,23 +106,7 @@ final class VerifyWorker {
 
     private func help(_ node: TreeNode) throws(StoreError) {
         // What is wrong with the node itself is found by whom it belongs to.
-        guard let children = try? readInner(node) else { return }
+        guard let children = try? blocks.children(of: node) else { return }
         try visitAll(children)
-    }
-
-    /// The children of an inner node, which is checked for its place but not against a region's end.
-    private func readInner(_ node: TreeNode) throws(StoreError) -> [TreeNode] {
-        guard node.pointer.kind == .inner else { throw blocks.misplaced(node.pointer, "an inner node of level \(node.level) should be here") }
-        let inner = try blocks.decodeBlock(node.pointer) { bytes throws(FormatError) in
-            let inner = try InnerNode.decode(bytes)
-            try inner.checkPlace(regionKey: node.regionKey, firstPage: node.first.firstPage, level: node.level)
-            return inner
-        }
-        return inner.children.enumerated().compactMap { index, child in
-            child.map {
-                let first = SpanIndex(node.first.rawValue + UInt64(index) * PageTable.spansPerChild(level: node.level))
-                return TreeNode(pointer: $0, regionKey: node.regionKey, first: first, level: node.level - 1)
-            }
-        }
     }
 }
